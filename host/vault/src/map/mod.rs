@@ -1,0 +1,1 @@
+//! The map: which chunk holds which extent of a disk.
