@@ -1,17 +1,30 @@
 //! The vault: format and protocol on any object store. Knows no plugin and no job.
+//!
+//! What lies in a vault is described byte by byte in `FORMAT.md` beside this crate.
 
 pub mod map;
 
-use serde::{Deserialize, Serialize};
+mod ids;
+mod key;
+mod pack;
+mod point;
+mod read;
+mod session;
+mod store;
+mod vault;
+mod verify;
 
-/// What a recovery point is worth, from least to most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Consistency {
-    /// As after pulling the plug.
-    Crash,
-    /// File systems at rest.
-    FileSystem,
-    /// Applications at rest as well.
-    Application,
-}
+pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
+pub use key::{Credential, KeyError, RecoveryKey};
+pub use pack::{ChunkKind, Decoder, Encoder};
+pub use point::{
+    Compared, ComparedHow, Consistency, ConsistencyReached, Fate, HookOutcome, MapRoot, Note, NoteLevel, Point,
+    PointAttachment, PointDisk, PointDraft, PointProvider, StepOutcome, Written,
+};
+pub use read::{ChunkReader, Location, PackRef, ReadError};
+pub use session::{BeginError, Claim, CommitError, PutReport, SessionWriter, WriteError, WriteStats};
+pub use store::{SecretText, Store, StoreConfig, StoreError, StoreOptions};
+pub use vault::{
+    ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Session, SessionPlan, Vault,
+};
+pub use verify::{Damage, Touched, VerifyPlan, VerifyProgress, VerifyReport};
