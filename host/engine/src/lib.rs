@@ -6,9 +6,11 @@
 //! [`Clock`].
 
 mod clock;
+pub mod config;
 mod hook;
 mod machine;
 mod provider;
+pub mod secret;
 mod source;
 
 pub use clock::{Clock, SystemClock};

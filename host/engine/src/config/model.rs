@@ -1,0 +1,309 @@
+//! The configuration as everybody else uses it: checked, complete, with absolute paths.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use url::Url;
+
+use super::error::suggest;
+use super::words::Pattern;
+use crate::machine::{Consistency, Machine, OsFamily};
+use crate::secret::SecretSource;
+
+/// Everything that the configuration file says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// Where it was read.
+    pub file: PathBuf,
+    pub coffre: Folders,
+    #[serde(rename = "vault")]
+    pub vaults: BTreeMap<String, VaultConfig>,
+    #[serde(rename = "policy")]
+    pub policies: BTreeMap<String, PolicyConfig>,
+    #[serde(rename = "machine")]
+    pub machines: BTreeMap<String, MachineConfig>,
+    #[serde(rename = "hook")]
+    pub hooks: BTreeMap<String, HookConfig>,
+    #[serde(rename = "plugin")]
+    pub plugins: BTreeMap<String, PluginConfig>,
+}
+
+/// Where this host keeps what is its own, and where it finds code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Folders {
+    /// Journals, locks, tokens: what may not be lost.
+    pub state: PathBuf,
+    /// What can be thrown away at any time: indexes, digests, compiled plugins.
+    pub cache: PathBuf,
+    /// The pins and grants of installed plugins, one file each.
+    pub plugins: PathBuf,
+    /// Where `.wasm` files are looked for. None: the plugins folder and those beside the binary.
+    pub plugin_path: Option<Vec<PathBuf>>,
+    /// What relative `file`s of hooks are relative to.
+    pub scripts: PathBuf,
+    /// How many machines are backed up at once.
+    pub jobs: NonZeroUsize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct VaultConfig {
+    pub name: String,
+    #[serde(serialize_with = "write_shown")]
+    pub url: Url,
+    /// None only where the config says `encryption = "none"`.
+    pub key: Option<KeyConfig>,
+    #[serde(flatten)]
+    pub store: StoreSettings,
+}
+
+/// How the store is reached, beside its URL. Absent credentials come from the environment.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StoreSettings {
+    #[serde(serialize_with = "write_option")]
+    pub endpoint: Option<Url>,
+    pub region: Option<String>,
+    pub allow_http: bool,
+    pub ca_file: Option<PathBuf>,
+    pub account: Option<String>,
+    pub emulator: bool,
+    pub access_key_id: Option<SecretSource>,
+    pub secret_access_key: Option<SecretSource>,
+    pub account_key: Option<SecretSource>,
+}
+
+/// What opens a vault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct KeyConfig {
+    pub kind: KeyKind,
+    pub source: SecretSource,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyKind {
+    /// At least 32 random bytes.
+    Secret,
+    /// Typed by a person, so stretched with Argon2.
+    Passphrase,
+    /// What `coffre init` showed once.
+    RecoveryKey,
+}
+
+/// When to back up, how consistent, how long to keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PolicyConfig {
+    pub name: String,
+    pub schedule: Option<String>,
+    /// Wanted. None: application where the machine has hooks, else crash.
+    pub consistency: Option<Consistency>,
+    /// Less than this fails the job.
+    pub accept: Consistency,
+    pub keep: Option<Keep>,
+    /// From the first pre to the last post.
+    #[serde(serialize_with = "super::words::write_duration")]
+    pub hold_at_most: Duration,
+    /// How long a session in the vault may take.
+    #[serde(serialize_with = "super::words::write_duration")]
+    pub deadline: Duration,
+}
+
+/// How many points of each kind stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Keep {
+    pub last: u32,
+    pub hourly: u32,
+    pub daily: u32,
+    pub weekly: u32,
+    pub monthly: u32,
+    pub yearly: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MachineConfig {
+    pub name: String,
+    pub provider: String,
+    pub os: OsFamily,
+    pub settings: Value,
+    pub disks: DiskSelection,
+    pub policy: Option<String>,
+    pub vault: String,
+    /// In the order in which their `pre` runs.
+    pub hooks: Vec<String>,
+    pub tracking: Tracking,
+}
+
+impl MachineConfig {
+    /// What seams are told about it.
+    pub fn machine(&self) -> Machine {
+        Machine {
+            name: self.name.clone(),
+            os: self.os,
+            settings: self.settings.clone(),
+        }
+    }
+}
+
+/// Which of a machine's disks are backed up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskSelection {
+    /// None: all. A disk named without a wildcard must be there.
+    pub include: Option<Vec<Pattern>>,
+    pub exclude: Vec<Pattern>,
+}
+
+/// Whether a provider's word on what changed is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tracking {
+    /// Used, until the provider was caught lying.
+    #[default]
+    Auto,
+    /// Never: every backup compares by reading.
+    Off,
+    /// As `auto`, and an earlier lie is forgiven.
+    TrustAgain,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct HookConfig {
+    pub name: String,
+    pub kind: HookKind,
+    pub file: PathBuf,
+    /// None: not said, which is fine where the provider runs inside the machine.
+    pub on: Option<HookPlace>,
+    /// For one attempt of one of pre and post.
+    #[serde(serialize_with = "super::words::write_duration")]
+    pub timeout: Duration,
+    /// Attempts beside the first.
+    pub retries: u32,
+    pub on_failure: OnFailure,
+    pub settings: Value,
+    pub grant: GrantTable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookKind {
+    Rhai,
+    Wasm,
+    Exec,
+    Azure,
+}
+
+impl HookKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rhai => "rhai",
+            Self::Wasm => "wasm",
+            Self::Exec => "exec",
+            Self::Azure => "azure",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HookPlace {
+    Host,
+    Agent,
+    Ssh(String),
+}
+
+/// What a failed pre or post means for the backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// No backup.
+    Fail,
+    /// The point is not worth `application`.
+    Downgrade,
+    /// The level stays as it is.
+    Warn,
+}
+
+/// What the operator allows, by grant. Values are strings, or lists of strings for commands; they may hold
+/// `${settings.NAME}`, which is filled in per machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct GrantTable(pub BTreeMap<String, Value>);
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PluginConfig {
+    pub name: String,
+    /// None: found by name in the plugin path.
+    pub file: Option<PathBuf>,
+    /// Lower-case hex.
+    pub sha256: Option<String>,
+    /// Unpinned, for development; every point made so says it.
+    pub dev: bool,
+    /// None: not said, which for a plugin that ships means what its manifest asks for.
+    pub grant: Option<GrantTable>,
+}
+
+/// Somebody asked for a thing that the config does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the config has no {what} `{name}`")]
+pub struct UnknownName {
+    pub what: &'static str,
+    pub name: String,
+    pub hint: Option<String>,
+}
+
+impl Config {
+    pub fn machine(&self, name: &str) -> Result<&MachineConfig, UnknownName> {
+        find(&self.machines, "machine", name)
+    }
+
+    pub fn vault(&self, name: &str) -> Result<&VaultConfig, UnknownName> {
+        find(&self.vaults, "vault", name)
+    }
+
+    pub fn hook(&self, name: &str) -> Result<&HookConfig, UnknownName> {
+        find(&self.hooks, "hook", name)
+    }
+
+    pub fn policy(&self, name: &str) -> Result<&PolicyConfig, UnknownName> {
+        find(&self.policies, "policy", name)
+    }
+
+    /// The policy that a machine is under; one of defaults if it names none.
+    pub fn policy_of(&self, machine: &MachineConfig) -> PolicyConfig {
+        let named = machine.policy.as_ref().and_then(|name| self.policies.get(name));
+        named.cloned().unwrap_or_default()
+    }
+
+    /// What a machine's backup wants to reach.
+    pub fn wanted(&self, machine: &MachineConfig) -> Consistency {
+        let by_default = if machine.hooks.is_empty() {
+            Consistency::Crash
+        } else {
+            Consistency::Application
+        };
+        self.policy_of(machine).consistency.unwrap_or(by_default)
+    }
+}
+
+fn find<'a, T>(among: &'a BTreeMap<String, T>, what: &'static str, name: &str) -> Result<&'a T, UnknownName> {
+    among.get(name).ok_or_else(|| UnknownName {
+        what,
+        name: name.to_owned(),
+        hint: suggest(name, among.keys().map(String::as_str)),
+    })
+}
+
+fn write_shown<S: Serializer>(value: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(value.as_str())
+}
+
+fn write_option<S: Serializer>(value: &Option<Url>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(Url::as_str).serialize(serializer)
+}

@@ -1,0 +1,146 @@
+//! The file's shape as serde reads it: every key optional, with its position, and none unknown.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// Tables by name, with the position of each name.
+pub(super) type Named<T> = BTreeMap<Spanned<String>, Spanned<T>>;
+pub(super) type Word = Option<Spanned<String>>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub coffre: Coffre,
+    #[serde(default)]
+    pub vault: Named<Vault>,
+    #[serde(default)]
+    pub policy: Named<Policy>,
+    #[serde(default)]
+    pub machine: Named<Machine>,
+    #[serde(default)]
+    pub hook: Named<Hook>,
+    #[serde(default)]
+    pub plugin: Named<Plugin>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Coffre {
+    pub state: Word,
+    pub cache: Word,
+    pub plugins: Word,
+    pub plugin_path: Option<Vec<Spanned<String>>>,
+    pub scripts: Word,
+    pub jobs: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Vault {
+    pub url: Word,
+    pub key: Option<Spanned<Key>>,
+    pub encryption: Word,
+    pub endpoint: Word,
+    pub region: Word,
+    pub allow_http: Option<bool>,
+    pub ca_file: Word,
+    pub account: Word,
+    pub emulator: Option<bool>,
+    pub access_key_id: Option<Spanned<Source>>,
+    pub secret_access_key: Option<Spanned<Source>>,
+    pub account_key: Option<Spanned<Source>>,
+}
+
+/// Where a secret comes from: exactly one of these.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Source {
+    pub file: Word,
+    pub env: Word,
+    pub command: Option<Spanned<Vec<String>>>,
+}
+
+/// What opens a vault, and where it comes from: exactly one of these.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Key {
+    pub file: Word,
+    pub env: Word,
+    pub command: Option<Spanned<Vec<String>>>,
+    pub passphrase_file: Word,
+    pub passphrase_env: Word,
+    pub passphrase_command: Option<Spanned<Vec<String>>>,
+    pub recovery_key_file: Word,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Policy {
+    pub schedule: Word,
+    pub consistency: Word,
+    pub accept: Word,
+    pub keep: Option<Spanned<Keep>>,
+    pub hold_at_most: Word,
+    pub deadline: Word,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Keep {
+    pub last: Option<u32>,
+    pub hourly: Option<u32>,
+    pub daily: Option<u32>,
+    pub weekly: Option<u32>,
+    pub monthly: Option<u32>,
+    pub yearly: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Machine {
+    pub provider: Word,
+    pub os: Word,
+    pub settings: Option<Spanned<toml::Table>>,
+    pub disks: Option<Spanned<Disks>>,
+    pub policy: Word,
+    pub vault: Word,
+    #[serde(default)]
+    pub hooks: Vec<Spanned<String>>,
+    pub tracking: Word,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Disks {
+    pub include: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub exclude: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Hook {
+    pub kind: Word,
+    pub file: Word,
+    pub on: Word,
+    pub timeout: Word,
+    pub retries: Option<Spanned<u32>>,
+    #[serde(alias = "on_failure")]
+    pub on_failure: Word,
+    pub settings: Option<Spanned<toml::Table>>,
+    pub grant: Option<Grants>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plugin {
+    pub file: Word,
+    pub sha256: Word,
+    pub dev: Option<bool>,
+    pub grant: Option<Grants>,
+}
+
+pub(super) type Grants = BTreeMap<Spanned<String>, Spanned<toml::Value>>;

@@ -1,0 +1,325 @@
+//! The small languages inside the configuration's strings: durations, schedules, disk patterns, grants.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serializer;
+
+use super::error::suggest;
+
+/// The grants there are. What each allows stands in `wit/host.wit` (plugins) and `docs/hooks.md` (scripts).
+pub const GRANTS: &[&str] = &[
+    "disk-read",
+    "file-read",
+    "freeze",
+    "guest-agent",
+    "http",
+    "nbd",
+    "process",
+    "run",
+    "secret",
+    "service",
+    "session",
+    "storage",
+    "storage-read",
+    "storage-write",
+    "unix-socket",
+];
+
+/// What is wrong with a word, and what to do about it.
+pub(super) type Wrong = (String, Option<String>);
+
+const UNITS: &[(&str, u64)] = &[
+    ("ms", 1),
+    ("s", 1000),
+    ("m", 60 * 1000),
+    ("h", 3600 * 1000),
+    ("d", 24 * 3600 * 1000),
+];
+
+/// `500ms`, `20s`, `1h30m`, `7d`.
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+    let wrong = || {
+        (
+            format!("`{text}` is not a duration"),
+            Some("a number with a unit, as in \"500ms\", \"20s\", \"5m\", \"24h\" or \"7d\"".to_owned()),
+        )
+    };
+    let mut rest = text.trim();
+    let mut total_ms = 0_u64;
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|character: char| !character.is_ascii_digit())
+            .ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail
+            .find(|character: char| !character.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
+        let (unit, after) = tail.split_at(letters);
+        let factor = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let part_ms = number.checked_mul(factor).ok_or_else(wrong)?;
+        total_ms = total_ms.checked_add(part_ms).ok_or_else(wrong)?;
+        rest = after.trim_start();
+    }
+    Ok(Duration::from_millis(total_ms))
+}
+
+/// As `duration`, within bounds that `what` has for a reason.
+pub(super) fn duration_within(text: &str, what: &str, least: &str, most: &str) -> Result<Duration, Wrong> {
+    let found = duration(text)?;
+    if found < duration(least)? || found > duration(most)? {
+        return Err((
+            format!("{what} is at least {least} and at most {most}, not {text}"),
+            None,
+        ));
+    }
+    Ok(found)
+}
+
+/// The way back of [`duration`], in the largest unit that divides it.
+pub(super) fn write_duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let total_ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
+    let (unit, factor) = UNITS
+        .iter()
+        .rev()
+        .find(|(_, factor)| total_ms != 0 && total_ms.is_multiple_of(*factor))
+        .unwrap_or(&UNITS[1]);
+    serializer.serialize_str(&format!("{}{unit}", total_ms / factor))
+}
+
+const SCHEDULES: &[&str] = &["never", "hourly", "daily", "weekly", "monthly", "every"];
+const DAYS: &[&str] = &[
+    "monday",
+    "tuesday",
+    "wednesday",
+    "thursday",
+    "friday",
+    "saturday",
+    "sunday",
+];
+
+/// Checks the shape only; the scheduler reads it for good.
+pub(super) fn schedule(text: &str) -> Result<(), Wrong> {
+    let forms = "as in \"never\", \"hourly\", \"every 4h\", \"daily 02:00 Europe/Paris\", \
+                 \"weekly sunday 03:00\" or \"monthly 1 04:00\"";
+    let wrong = |why: String| Err((why, Some(forms.to_owned())));
+    let mut words = text.split_whitespace();
+    let Some(kind) = words.next() else {
+        return wrong("the schedule is empty".to_owned());
+    };
+    let second = match kind {
+        "never" | "hourly" => None,
+        "every" => {
+            let Some(length) = words.next() else {
+                return wrong("`every` needs a duration".to_owned());
+            };
+            duration_within(length, "`every`", "5m", "31d")?;
+            None
+        }
+        "daily" => words.next(),
+        "weekly" => match words.next() {
+            Some(day) if DAYS.contains(&day) => words.next(),
+            Some(day) => {
+                return Err((
+                    format!("`{day}` is not a day of the week"),
+                    suggest(day, DAYS.iter().copied()),
+                ));
+            }
+            None => return wrong("`weekly` needs a day".to_owned()),
+        },
+        "monthly" => match words.next().map(str::parse::<u8>) {
+            Some(Ok(1..=31)) => words.next(),
+            _ => return wrong("`monthly` needs a day from 1 to 31".to_owned()),
+        },
+        _ => {
+            let hint = suggest(kind, SCHEDULES.iter().copied());
+            return Err((format!("`{kind}` is not a kind of schedule"), hint));
+        }
+    };
+    if let Some(time) = second {
+        let right = time.split_once(':').is_some_and(|(hours, minutes)| {
+            let two = |text: &str, below: u8| text.len() == 2 && text.parse::<u8>().is_ok_and(|found| found < below);
+            two(hours, 24) && two(minutes, 60)
+        });
+        if !right {
+            return wrong(format!("`{time}` is not a time of day"));
+        }
+        if let Some(zone) = words.next()
+            && jiff::tz::TimeZone::get(zone).is_err()
+        {
+            return wrong(format!("`{zone}` is not a time zone"));
+        }
+    }
+    match words.next() {
+        Some(more) => wrong(format!("`{more}` is too much")),
+        None => Ok(()),
+    }
+}
+
+/// A disk's id, or several: `*` stands for any run of characters, `?` for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    pub fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it names exactly one disk.
+    pub fn is_plain(&self) -> bool {
+        !self.0.contains(['*', '?'])
+    }
+
+    pub fn matches(&self, id: &str) -> bool {
+        let pattern: Vec<char> = self.0.chars().collect();
+        let id: Vec<char> = id.chars().collect();
+        // Where to go on from when what follows the last star does not fit: one character later.
+        let (mut at, mut from, mut star) = (0, 0, None);
+        while from < id.len() {
+            if at < pattern.len() && pattern[at] == '*' {
+                star = Some((at, from));
+                at += 1;
+            } else if at < pattern.len() && (pattern[at] == '?' || pattern[at] == id[from]) {
+                at += 1;
+                from += 1;
+            } else if let Some((star_at, star_from)) = star {
+                star = Some((star_at, star_from + 1));
+                at = star_at + 1;
+                from = star_from + 1;
+            } else {
+                return false;
+            }
+        }
+        pattern[at..].iter().all(|rest| *rest == '*')
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl serde::Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Holes in a grant name the machine's settings and nothing else, so that a typo does not become a literal path.
+pub(super) fn grant_holes(value: &toml::Value) -> Result<(), Wrong> {
+    match value {
+        toml::Value::Array(values) => values.iter().try_for_each(grant_holes),
+        toml::Value::Table(table) => table.iter().try_for_each(|(_, value)| grant_holes(value)),
+        toml::Value::String(text) => {
+            let mut rest = text.as_str();
+            while let Some(start) = rest.find("${") {
+                let Some(length) = rest[start..].find('}') else {
+                    return Err((format!("`{}` is not closed", &rest[start..]), None));
+                };
+                let hole = &rest[start + 2..start + length];
+                if !hole.strip_prefix("settings.").is_some_and(|name| !name.is_empty()) {
+                    return Err((
+                        format!("`${{{hole}}}` cannot be filled in"),
+                        Some("only `${settings.NAME}`, a setting of the machine, can stand in a grant".to_owned()),
+                    ));
+                }
+                rest = &rest[start + length..];
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_read_in_every_unit() {
+        let ms = |text| duration(text).map(|found| found.as_millis()).ok();
+        assert_eq!(ms("500ms"), Some(500));
+        assert_eq!(ms("20s"), Some(20_000));
+        assert_eq!(ms("1h30m"), Some(5_400_000));
+        assert_eq!(ms("7d"), Some(7 * 86_400_000));
+        for wrong in [
+            "",
+            "20",
+            "s",
+            "20 lightyears",
+            "-3s",
+            "1.5h",
+            "99999999999999999999s",
+            "99999999999999999d",
+        ] {
+            assert_eq!(ms(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn schedules_have_the_shapes_that_the_hint_shows() {
+        for right in [
+            "never",
+            "hourly",
+            "every 4h",
+            "daily",
+            "daily 02:00",
+            "daily 02:00 Europe/Paris",
+            "weekly sunday 03:00 UTC",
+            "monthly 1 04:00",
+        ] {
+            assert_eq!(schedule(right), Ok(()), "{right}");
+        }
+        for wrong in [
+            "",
+            "dayly 02:00",
+            "daily 2am",
+            "daily 24:00",
+            "daily 02:00 Mars/Olympus",
+            "weekly 03:00",
+            "every 1s",
+        ] {
+            assert!(schedule(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_whole_ids() {
+        let matches = |pattern: &str, id: &str| Pattern::new(pattern).matches(id);
+        assert!(matches("swap", "swap"));
+        assert!(!matches("swap", "swap1"));
+        assert!(matches("swap*", "swap1"));
+        assert!(matches("*.raw", "a.b.raw"));
+        assert!(matches("vd?", "vda"));
+        assert!(!matches("vd?", "vd"));
+        assert!(matches("*", ""));
+        assert!(matches("a*b*c", "aXbYbZc"));
+        assert!(!matches("a*b*c", "aXbYbZ"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_without_wildcards_matches_itself_alone(id in "[a-z0-9.]{0,12}", other in "[a-z0-9.]{0,12}") {
+            prop_assert!(Pattern::new(&id).matches(&id));
+            prop_assert_eq!(Pattern::new(&id).matches(&other), id == other);
+        }
+
+        #[test]
+        fn no_text_breaks_the_readers(text in ".{0,40}") {
+            let _ = duration(&text);
+            let _ = schedule(&text);
+            let _ = grant_holes(&toml::Value::String(text));
+        }
+    }
+}
