@@ -111,7 +111,10 @@ impl Kept {
     pub fn text(&self) -> String {
         let mut text = String::from_utf8_lossy(&self.bytes).into_owned();
         if self.is_cut() {
-            text.push_str(&format!("\n[{} more bytes not kept]", self.total_bytes - self.bytes.len() as u64));
+            text.push_str(&format!(
+                "\n[{} more bytes not kept]",
+                self.total_bytes - self.bytes.len() as u64
+            ));
         }
         text
     }
@@ -153,7 +156,11 @@ pub enum ProcessError {
     #[error("{} was cancelled and killed with all that it had started", .program.display())]
     Cancelled { program: PathBuf, output: Box<Output> },
     #[error("{} left processes behind that cannot be killed: {pids:?}", .program.display())]
-    LeftBehind { program: PathBuf, pids: Vec<i32>, output: Box<Output> },
+    LeftBehind {
+        program: PathBuf,
+        pids: Vec<i32>,
+        output: Box<Output>,
+    },
 }
 
 impl ProcessError {
@@ -179,8 +186,10 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
     let started = Instant::now();
     refuse(command)?;
     let marker = tree::Marker::new();
-    let mut child = launch::start(command, &marker)
-        .map_err(|source| ProcessError::Start { program: command.program.clone(), source })?;
+    let mut child = launch::start(command, &marker).map_err(|source| ProcessError::Start {
+        program: command.program.clone(),
+        source,
+    })?;
     let keeper = Pid::from_child(&child);
     let mut pipes = Pipes::of(&mut child, command);
     let end = follow(command, keeper, &mut pipes);
@@ -188,7 +197,11 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
     // From here on nothing may return before the tree is gone.
     let chain_holds = !matches!(end, Ok(End::KeeperGone));
     let left = tree::end_below(keeper, chain_holds, &marker, Instant::now() + KILLED_WITHIN);
-    let resume = if matches!(end, Ok(End::Finished)) { Signal::CONT } else { Signal::KILL };
+    let resume = if matches!(end, Ok(End::Finished)) {
+        Signal::CONT
+    } else {
+        Signal::KILL
+    };
     // It cannot have been reaped yet, so the number is still its own; that it has ended already is no error.
     let _ = kill_process(keeper, resume);
     let status = let_go(&mut child, keeper);
@@ -202,7 +215,11 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
     };
     let program = command.program.clone();
     if !left.is_empty() {
-        return Err(ProcessError::LeftBehind { program, pids: left, output: Box::new(output) });
+        return Err(ProcessError::LeftBehind {
+            program,
+            pids: left,
+            output: Box::new(output),
+        });
     }
     match end {
         Ok(End::Finished) => Ok(output),
@@ -210,9 +227,18 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
             output.status = 128 + Signal::KILL.as_raw();
             Ok(output)
         }
-        Ok(End::DeadlinePassed) => Err(ProcessError::TimedOut { program, output: Box::new(output) }),
-        Ok(End::Cancelled) => Err(ProcessError::Cancelled { program, output: Box::new(output) }),
-        Err(source) => Err(ProcessError::Watch { program, source: source.into() }),
+        Ok(End::DeadlinePassed) => Err(ProcessError::TimedOut {
+            program,
+            output: Box::new(output),
+        }),
+        Ok(End::Cancelled) => Err(ProcessError::Cancelled {
+            program,
+            output: Box::new(output),
+        }),
+        Err(source) => Err(ProcessError::Watch {
+            program,
+            source: source.into(),
+        }),
     }
 }
 
@@ -229,7 +255,12 @@ pub async fn run_async(mut command: Command) -> Result<Output, ProcessError> {
     let _guard = CancelOnDrop(cancelled);
     tokio::task::spawn_blocking(move || run(&command))
         .await
-        .unwrap_or_else(|gone| Err(ProcessError::Watch { program, source: std::io::Error::other(gone) }))
+        .unwrap_or_else(|gone| {
+            Err(ProcessError::Watch {
+                program,
+                source: std::io::Error::other(gone),
+            })
+        })
 }
 
 /// Why we stopped following a command.
@@ -247,16 +278,28 @@ fn refuse(command: &Command) -> Result<(), ProcessError> {
     if !command.program.is_absolute() {
         return Err(ProcessError::NotAbsolute { program: program() });
     }
-    if command.arguments.iter().any(|argument| argument.as_encoded_bytes().contains(&0)) {
+    if command
+        .arguments
+        .iter()
+        .any(|argument| argument.as_encoded_bytes().contains(&0))
+    {
         return Err(ProcessError::ZeroByte { program: program() });
     }
     for (name, value) in &command.environment {
-        let plain = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
+        let plain = name
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_');
         if !name.starts_with("COFFRE_") || !plain || name == tree::MARKER_NAME || value.contains('\0') {
-            return Err(ProcessError::BadVariable { program: program(), name: name.clone() });
+            return Err(ProcessError::BadVariable {
+                program: program(),
+                name: name.clone(),
+            });
         }
     }
-    runnable(&command.program).map_err(|source| ProcessError::NotRunnable { program: program(), source })
+    runnable(&command.program).map_err(|source| ProcessError::NotRunnable {
+        program: program(),
+        source,
+    })
 }
 
 /// Asked before the keeper runs it, which could only say 126 or 127, as a command itself may.
@@ -278,7 +321,11 @@ fn follow(command: &Command, keeper: Pid, pipes: &mut Pipes<'_>) -> rustix::io::
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error),
         }
-        if command.cancelled.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+        if command
+            .cancelled
+            .as_ref()
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
+        {
             return Ok(End::Cancelled);
         }
         let left = command.deadline.saturating_duration_since(Instant::now());
@@ -286,7 +333,11 @@ fn follow(command: &Command, keeper: Pid, pipes: &mut Pipes<'_>) -> rustix::io::
             return Ok(End::DeadlinePassed);
         }
         let busy = pipes.serve(pause.min(left))?;
-        pause = if busy { FIRST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        pause = if busy {
+            FIRST_PAUSE
+        } else {
+            (pause * 2).min(LONGEST_PAUSE)
+        };
     }
 }
 
@@ -326,8 +377,14 @@ impl<'a> Pipes<'a> {
         let pipes = Self {
             stdin: child.stdin.take(),
             input: &command.input,
-            stdout: Reading { pipe: child.stdout.take(), kept: Kept::default() },
-            stderr: Reading { pipe: child.stderr.take(), kept: Kept::default() },
+            stdout: Reading {
+                pipe: child.stdout.take(),
+                kept: Kept::default(),
+            },
+            stderr: Reading {
+                pipe: child.stderr.take(),
+                kept: Kept::default(),
+            },
             keep_bytes: command.keep_bytes,
             scratch: vec![0; 64 * 1024].into_boxed_slice(),
         };
@@ -347,7 +404,10 @@ impl<'a> Pipes<'a> {
 
     /// Waits up to `pause` for a pipe to be ready and serves what is; whether anything moved.
     fn serve(&mut self, pause: Duration) -> rustix::io::Result<bool> {
-        let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
+        let timeout = Timespec {
+            tv_sec: pause.as_secs() as i64,
+            tv_nsec: i64::from(pause.subsec_nanos()),
+        };
         let mut waiting = Vec::with_capacity(3);
         if let Some(pipe) = &self.stdin {
             waiting.push(PollFd::new(pipe, PollFlags::OUT));

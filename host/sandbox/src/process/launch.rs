@@ -25,12 +25,21 @@ pub(super) fn start(command: &Command, marker: &Marker) -> std::io::Result<Child
         .args(&command.arguments)
         .env_clear()
         .env("PATH", PATH)
-        .env("HOME", std::env::home_dir().filter(|home| home.is_absolute()).unwrap_or_else(|| "/".into()))
+        .env(
+            "HOME",
+            std::env::home_dir()
+                .filter(|home| home.is_absolute())
+                .unwrap_or_else(|| "/".into()),
+        )
         .env("LANG", "C.UTF-8")
         .envs(command.environment.iter().map(|(name, value)| (name, value)))
         .env(MARKER_NAME, marker.text())
         .current_dir("/")
-        .stdin(if command.input.is_empty() { Stdio::null() } else { Stdio::piped() })
+        .stdin(if command.input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     // SAFETY: between fork and exec only async-signal-safe calls are allowed, since another thread may hold any lock. Both

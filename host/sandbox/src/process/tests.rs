@@ -17,7 +17,14 @@ fn is_alive(pid_file: &Path) -> bool {
 #[test]
 fn a_command_gives_its_status_and_both_outputs() {
     let output = run(&shell("echo out; echo err >&2; exit 7", 5000)).unwrap();
-    assert_eq!((output.status, output.stdout.text().as_str(), output.stderr.text().as_str()), (7, "out\n", "err\n"));
+    assert_eq!(
+        (
+            output.status,
+            output.stdout.text().as_str(),
+            output.stderr.text().as_str()
+        ),
+        (7, "out\n", "err\n")
+    );
 }
 
 #[test]
@@ -25,7 +32,11 @@ fn the_environment_is_fixed() {
     let mut command = Command::new("/usr/bin/env", Duration::from_secs(5));
     command.environment = vec![("COFFRE_MACHINE".into(), "web 01".into())];
     let text = run(&command).unwrap().stdout.text();
-    let mut names: Vec<_> = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
+    let mut names: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name)
+        .collect();
     names.sort_unstable();
     assert_eq!(names, ["COFFRE_MACHINE", "COFFRE_RUN", "HOME", "LANG", "PATH"]);
     assert!(text.contains("COFFRE_MACHINE=web 01\n"));
@@ -60,11 +71,26 @@ fn arguments_are_not_read_by_any_shell() {
 #[test]
 fn what_cannot_be_run_is_said_before_anything_starts() {
     let within = Duration::from_secs(5);
-    assert!(matches!(run(&Command::new("psql", within)), Err(ProcessError::NotAbsolute { .. })));
-    assert!(matches!(run(&Command::new("/no/such", within)), Err(ProcessError::NotRunnable { .. })));
-    assert!(matches!(run(&Command::new("/etc", within)), Err(ProcessError::NotRunnable { .. })));
-    assert!(matches!(run(&Command::new("/etc/passwd", within)), Err(ProcessError::NotRunnable { .. })));
-    assert!(matches!(run(&Command::new("/bin/true", within).args(["a\0b"])), Err(ProcessError::ZeroByte { .. })));
+    assert!(matches!(
+        run(&Command::new("psql", within)),
+        Err(ProcessError::NotAbsolute { .. })
+    ));
+    assert!(matches!(
+        run(&Command::new("/no/such", within)),
+        Err(ProcessError::NotRunnable { .. })
+    ));
+    assert!(matches!(
+        run(&Command::new("/etc", within)),
+        Err(ProcessError::NotRunnable { .. })
+    ));
+    assert!(matches!(
+        run(&Command::new("/etc/passwd", within)),
+        Err(ProcessError::NotRunnable { .. })
+    ));
+    assert!(matches!(
+        run(&Command::new("/bin/true", within).args(["a\0b"])),
+        Err(ProcessError::ZeroByte { .. })
+    ));
 }
 
 #[test]
@@ -86,7 +112,11 @@ fn a_command_that_closes_its_output_is_still_waited_for() {
 #[test]
 fn a_command_that_ignores_every_signal_dies_at_its_deadline() {
     let before = Instant::now();
-    let error = run(&shell("trap '' TERM INT HUP; echo here; while :; do sleep 1; done", 300)).unwrap_err();
+    let error = run(&shell(
+        "trap '' TERM INT HUP; echo here; while :; do sleep 1; done",
+        300,
+    ))
+    .unwrap_err();
     assert!(matches!(error, ProcessError::TimedOut { .. }), "{error}");
     assert_eq!(error.output().unwrap().stdout.text(), "here\n");
     assert!(before.elapsed() < Duration::from_secs(3));
@@ -107,7 +137,10 @@ fn a_command_can_be_cancelled() {
 fn a_grandchild_in_its_own_session_is_gone_after_the_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
-    let script = format!("setsid sh -c 'echo $$ > {0}; exec sleep 300' & sleep 300", file.display());
+    let script = format!(
+        "setsid sh -c 'echo $$ > {0}; exec sleep 300' & sleep 300",
+        file.display()
+    );
     assert!(matches!(run(&shell(&script, 500)), Err(ProcessError::TimedOut { .. })));
     assert!(!is_alive(&file));
 }
@@ -141,7 +174,10 @@ fn a_command_that_kills_its_keeper_does_not_get_away() {
 fn a_tree_that_keeps_forking_ends() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("alive");
-    let script = format!("f() {{ while :; do (sleep 0.05; touch {}) & sleep 0.01; done; }}; f & f & f", file.display());
+    let script = format!(
+        "f() {{ while :; do (sleep 0.05; touch {}) & sleep 0.01; done; }}; f & f & f",
+        file.display()
+    );
     assert!(matches!(run(&shell(&script, 600)), Err(ProcessError::TimedOut { .. })));
     std::fs::remove_file(&file).unwrap();
     std::thread::sleep(Duration::from_millis(300));

@@ -16,8 +16,14 @@ impl Marker {
     /// Unique on this machine, which is enough: who forges it asks to be killed.
     pub(super) fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        Self(format!("{}-{nanoseconds:x}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+        let nanoseconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos());
+        Self(format!(
+            "{}-{nanoseconds:x}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ))
     }
 
     pub(super) fn text(&self) -> &str {
@@ -26,8 +32,11 @@ impl Marker {
 
     fn is_on(&self, pid: i32) -> bool {
         let wanted = format!("{MARKER_NAME}={}", self.0);
-        std::fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()))
+        std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+            environment
+                .split(|byte| *byte == 0)
+                .any(|entry| entry == wanted.as_bytes())
+        })
     }
 }
 
@@ -55,7 +64,11 @@ pub(super) fn end_below(keeper: Pid, chain_holds: bool, marker: &Marker, give_up
             return Vec::new();
         }
         loop {
-            let fresh: Vec<_> = members.iter().filter(|member| !stopped.contains(*member)).copied().collect();
+            let fresh: Vec<_> = members
+                .iter()
+                .filter(|member| !stopped.contains(*member))
+                .copied()
+                .collect();
             if fresh.is_empty() || Instant::now() >= give_up {
                 break;
             }
@@ -69,7 +82,10 @@ pub(super) fn end_below(keeper: Pid, chain_holds: bool, marker: &Marker, give_up
             send(pid, started_ticks, Signal::KILL);
         }
         if Instant::now() >= give_up {
-            return self::members(keeper, chain_holds, marker).into_iter().map(|(pid, _)| pid).collect();
+            return self::members(keeper, chain_holds, marker)
+                .into_iter()
+                .map(|(pid, _)| pid)
+                .collect();
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
@@ -108,7 +124,9 @@ fn members(keeper: i32, chain_holds: bool, marker: &Marker) -> Vec<(i32, u64)> {
 }
 
 fn processes() -> HashMap<i32, Process> {
-    let Ok(folder) = std::fs::read_dir("/proc") else { return HashMap::new() };
+    let Ok(folder) = std::fs::read_dir("/proc") else {
+        return HashMap::new();
+    };
     folder
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -123,14 +141,20 @@ fn process(pid: i32) -> Option<Process> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let started_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Process { parent, started_ticks, is_dead: matches!(state, "Z" | "X" | "x") })
+    Some(Process {
+        parent,
+        started_ticks,
+        is_dead: matches!(state, "Z" | "X" | "x"),
+    })
 }
 
 /// Sends a signal to exactly this process: the descriptor is opened first, and only then is it asked whether the number is
 /// still that of the process that was found.
 fn send(pid: i32, started_ticks: u64, signal: Signal) {
     let Some(number) = Pid::from_raw(pid) else { return };
-    let Ok(descriptor) = pidfd_open(number, PidfdFlags::empty()) else { return };
+    let Ok(descriptor) = pidfd_open(number, PidfdFlags::empty()) else {
+        return;
+    };
     if process(pid).is_some_and(|process| process.started_ticks == started_ticks) {
         // Refused or gone: the next look at /proc tells.
         let _ = pidfd_send_signal(&descriptor, signal);
