@@ -1,1 +1,48 @@
-fn main() {}
+//! `cargo xtask`: builds the plugins, sets up what the tests need, and runs quickstart, the tests and the benchmark.
+//!
+//! It links nothing of Coffre itself, so that it builds in seconds and can start while everything else still has to.
+
+// The output of this program is for the person at the terminal who started it.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod command;
+mod plugins;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::workspace::Workspace;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+
+  plugins [--library WAY]   build plugins/ into target/plugins/*.wasm; WAY is how the WebAssembly library is had:
+                            auto (default), installed, rustup or debian
+";
+
+fn main() -> ExitCode {
+    match dispatch(std::env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: Vec<String>) -> Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    match name.as_str() {
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        "plugins" => plugins::run(&Workspace::find()?, rest),
+        other => bail!("there is no command `{other}`\n{HELP}"),
+    }
+}
