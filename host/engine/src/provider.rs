@@ -127,6 +127,8 @@ pub struct Snapshot {
     pub consistency: Consistency,
     /// How the provider knows that it is worth that, for the point and the operator.
     pub consistency_reason: String,
+    /// Whether all disks show the same instant; the point says where they do not.
+    pub one_instant: bool,
     pub disks: Vec<TakenDisk>,
     /// How long the provider itself held file systems.
     pub frozen_ms: Option<u32>,
