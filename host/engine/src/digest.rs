@@ -36,9 +36,8 @@ const MAGIC: &str = "coffre scan digests 1";
 const HEADER_BYTES: u64 = 4096;
 
 /// Hashes a whole slot once: the digests of its blocks, and its chunk id.
-pub fn hash_slot(hasher: &ChunkHasher, slot: &[u8]) -> ([Digest; BLOCKS_PER_SLOT], ChunkId) {
+pub fn hash_slot(key: &[u8; 32], slot: &[u8]) -> ([Digest; BLOCKS_PER_SLOT], ChunkId) {
     debug_assert_eq!(slot.len() as u64, SLOT_BYTES);
-    let key = hasher.key();
     let mode = Mode::KeyedHash(key);
     let mut values: [ChainingValue; BLOCKS_PER_SLOT] = [[0; 32]; BLOCKS_PER_SLOT];
     let mut digests = [ZERO; BLOCKS_PER_SLOT];
@@ -52,23 +51,29 @@ pub fn hash_slot(hasher: &ChunkHasher, slot: &[u8]) -> ([Digest; BLOCKS_PER_SLOT
         }
     }
     let [a, b, c, d, e, f, g, h] = &values;
-    let left = merge_subtrees_non_root(&merge_subtrees_non_root(a, b, mode), &merge_subtrees_non_root(c, d, mode), mode);
-    let right = merge_subtrees_non_root(&merge_subtrees_non_root(e, f, mode), &merge_subtrees_non_root(g, h, mode), mode);
+    let left = merge_subtrees_non_root(
+        &merge_subtrees_non_root(a, b, mode),
+        &merge_subtrees_non_root(c, d, mode),
+        mode,
+    );
+    let right = merge_subtrees_non_root(
+        &merge_subtrees_non_root(e, f, mode),
+        &merge_subtrees_non_root(g, h, mode),
+        mode,
+    );
     let root = merge_subtrees_root(&left, &right, mode);
-    (digests, chunk_id(&root))
-}
-
-fn chunk_id(hash: &blake3::Hash) -> ChunkId {
-    let mut id = [0; ChunkId::LENGTH];
-    id.copy_from_slice(&hash.as_bytes()[..ChunkId::LENGTH]);
-    ChunkId(id)
+    (digests, ChunkHasher::truncate(&root))
 }
 
 fn digest_of(value: &ChainingValue) -> Digest {
     let mut digest = [0; DIGEST_BYTES];
     digest.copy_from_slice(&value[..DIGEST_BYTES]);
     // The two values that mean something else are as likely as any other, 2^-96 each.
-    if digest == ZERO || digest == UNKNOWN { [1; DIGEST_BYTES] } else { digest }
+    if digest == ZERO || digest == UNKNOWN {
+        [1; DIGEST_BYTES]
+    } else {
+        digest
+    }
 }
 
 /// Whether there is nothing but zeroes; looks at the first bytes before it looks at all.
@@ -111,7 +116,10 @@ pub struct DigestError {
 pub fn digest_path(folder: &Path, vault: &str, machine: &str, disk: &str) -> PathBuf {
     // Machine and disk names may hold anything; a hash makes a file name of them.
     let name = blake3::hash(format!("{}:{machine}{disk}", machine.len()).as_bytes()).to_hex();
-    folder.join("digests").join(vault).join(format!("{}.digests", &name[..32]))
+    folder
+        .join("digests")
+        .join(vault)
+        .join(format!("{}.digests", &name[..32]))
 }
 
 /// The digests of a base point, to compare with.
@@ -132,14 +140,19 @@ impl BaseDigests {
             }
             Err(error) => return Err(format!("the digests of the last point cannot be opened: {error}")),
         };
-        let header = read_header(&file).map_err(|error| format!("the digests of the last point are unreadable: {error}"))?;
+        let header =
+            read_header(&file).map_err(|error| format!("the digests of the last point are unreadable: {error}"))?;
         if header.magic != MAGIC {
             return Err("the digests of the last point are of another version".into());
         }
         if header.binding != *binding {
             return Err("the digests on this host are of another point".into());
         }
-        Ok(Self { file, path: path.to_owned(), size_bytes: binding.size_bytes })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            size_bytes: binding.size_bytes,
+        })
     }
 
     /// Fills `digests` from block `first` on. What lies past the base's end, or cannot be read, is unknown.
@@ -155,28 +168,43 @@ impl BaseDigests {
     }
 
     /// Before a commit by change tracking: blocks that may have changed are not known any more. This is right for the old
-    /// point too, so the order of this and the commit does not matter.
-    pub fn forget(&self, blocks: impl Iterator<Item = std::ops::Range<u64>>) -> Result<(), DigestError> {
-        let failed = |source| DigestError { action: "mark", path: self.path.clone(), source };
-        let limit = self.size_bytes.div_ceil(BLOCK_BYTES);
-        for range in blocks {
-            let end = range.end.min(limit);
-            let mut at = range.start;
-            while at < end {
-                let count = (end - at).min(4096) as usize;
-                let digests = vec![UNKNOWN; count];
-                self.file.write_all_at(digests.as_flattened(), HEADER_BYTES + at * DIGEST_BYTES as u64).map_err(failed)?;
-                at += count as u64;
-            }
+    /// point too, so the order of this and the commit does not matter; [`BaseDigests::sync`] comes before the commit.
+    pub fn forget(&self, blocks: std::ops::Range<u64>) -> Result<(), DigestError> {
+        let end = blocks.end.min(self.size_bytes.div_ceil(BLOCK_BYTES));
+        let mut at = blocks.start;
+        while at < end {
+            let digests = [UNKNOWN; 64];
+            let count = (end - at).min(digests.len() as u64) as usize;
+            let offset = HEADER_BYTES + at * DIGEST_BYTES as u64;
+            self.file
+                .write_all_at(digests[..count].as_flattened(), offset)
+                .map_err(|source| DigestError {
+                    action: "mark",
+                    path: self.path.clone(),
+                    source,
+                })?;
+            at += count as u64;
         }
-        self.file.sync_data().map_err(failed)
+        Ok(())
+    }
+
+    pub fn sync(&self) -> Result<(), DigestError> {
+        self.file.sync_data().map_err(|source| DigestError {
+            action: "sync",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// After such a commit: the same digests are the new point's. Only for a disk of the same size.
     pub fn rebind(self, binding: &DigestBinding) -> Result<(), DigestError> {
         write_header(&self.file, binding)
             .and_then(|()| self.file.sync_data())
-            .map_err(|source| DigestError { action: "bind", path: self.path.clone(), source })
+            .map_err(|source| DigestError {
+                action: "bind",
+                path: self.path.clone(),
+                source,
+            })
     }
 }
 
@@ -196,14 +224,27 @@ impl NewDigests {
             if let Some(folder) = path.parent() {
                 fs::create_dir_all(folder)?;
             }
-            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
             file.set_len(HEADER_BYTES + binding.size_bytes.div_ceil(BLOCK_BYTES) * DIGEST_BYTES as u64)?;
             write_header(&file, binding)?;
             Ok(file)
         };
         match make() {
-            Ok(file) => Ok(Self { file, temporary, path: path.to_owned() }),
-            Err(source) => Err(DigestError { action: "create", path: temporary, source }),
+            Ok(file) => Ok(Self {
+                file,
+                temporary,
+                path: path.to_owned(),
+            }),
+            Err(source) => Err(DigestError {
+                action: "create",
+                path: temporary,
+                source,
+            }),
         }
     }
 
@@ -214,7 +255,11 @@ impl NewDigests {
         }
         self.file
             .write_all_at(digests.as_flattened(), HEADER_BYTES + first * DIGEST_BYTES as u64)
-            .map_err(|source| DigestError { action: "write", path: self.temporary.clone(), source })
+            .map_err(|source| DigestError {
+                action: "write",
+                path: self.temporary.clone(),
+                source,
+            })
     }
 
     /// After the commit: this is what the next scan compares with.
@@ -222,7 +267,11 @@ impl NewDigests {
         self.file
             .sync_all()
             .and_then(|()| fs::rename(&self.temporary, &self.path))
-            .map_err(|source| DigestError { action: "keep", path: self.path.clone(), source })
+            .map_err(|source| DigestError {
+                action: "keep",
+                path: self.path.clone(),
+                source,
+            })
     }
 
     /// There is no point to keep them for.
@@ -233,10 +282,15 @@ impl NewDigests {
 }
 
 fn write_header(file: &File, binding: &DigestBinding) -> io::Result<()> {
-    let mut bytes = serde_json::to_vec(&Header { magic: MAGIC.into(), binding: binding.clone() })?;
+    let mut bytes = serde_json::to_vec(&Header {
+        magic: MAGIC.into(),
+        binding: binding.clone(),
+    })?;
     bytes.push(b'\n');
     if bytes.len() as u64 > HEADER_BYTES {
-        return Err(io::Error::other("the names of machine and disk are too long for the header"));
+        return Err(io::Error::other(
+            "the names of machine and disk are too long for the header",
+        ));
     }
     bytes.resize(HEADER_BYTES as usize, 0);
     file.write_all_at(&bytes, 0)
@@ -245,7 +299,10 @@ fn write_header(file: &File, binding: &DigestBinding) -> io::Result<()> {
 fn read_header(file: &File) -> io::Result<Header> {
     let mut bytes = vec![0; HEADER_BYTES as usize];
     file.read_exact_at(&mut bytes, 0)?;
-    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| io::Error::other("no header"))?;
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .ok_or_else(|| io::Error::other("no header"))?;
     Ok(serde_json::from_slice(&bytes[..end])?)
 }
 
@@ -255,7 +312,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn binding(point: u32) -> DigestBinding {
-        DigestBinding { vault: "v".into(), machine: "m".into(), disk: "d".into(), size_bytes: 10 * SLOT_BYTES, point }
+        DigestBinding {
+            vault: "v".into(),
+            machine: "m".into(),
+            disk: "d".into(),
+            size_bytes: 10 * SLOT_BYTES,
+            point,
+        }
     }
 
     proptest! {
@@ -263,19 +326,18 @@ mod tests {
         #[test]
         fn the_blocks_of_a_slot_merge_into_its_chunk_id(seed in any::<u64>(), key in any::<[u8; 32]>()) {
             let slot: Vec<u8> = (0..SLOT_BYTES).map(|at| (at.wrapping_mul(seed | 1) >> 7) as u8).collect();
-            let hasher = ChunkHasher::new(key);
-            prop_assert_eq!(hash_slot(&hasher, &slot).1, hasher.id(&slot));
+            prop_assert_eq!(hash_slot(&key, &slot).1, ChunkHasher::truncate(&blake3::keyed_hash(&key, &slot)));
         }
     }
 
     #[test]
     fn a_changed_byte_changes_one_digest() {
-        let hasher = ChunkHasher::new([3; 32]);
+        let key = [3; 32];
         let mut slot = vec![5; SLOT_BYTES as usize];
         slot[..BLOCK_BYTES as usize].fill(0);
-        let (before, _) = hash_slot(&hasher, &slot);
+        let (before, _) = hash_slot(&key, &slot);
         slot[3 * BLOCK_BYTES as usize + 7] = 6;
-        let (after, _) = hash_slot(&hasher, &slot);
+        let (after, _) = hash_slot(&key, &slot);
         assert_eq!(before[0], ZERO);
         let differ: Vec<usize> = (0..BLOCKS_PER_SLOT).filter(|at| before[*at] != after[*at]).collect();
         assert_eq!(differ, [3]);
@@ -295,7 +357,8 @@ mod tests {
         assert_eq!(digests, [ZERO, [9; 12], UNKNOWN, ZERO, ZERO, ZERO]);
         base.read(78, &mut digests);
         assert_eq!(digests, [ZERO, ZERO, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]);
-        base.forget(std::iter::once(3..4)).unwrap();
+        base.forget(3..4).unwrap();
+        base.sync().unwrap();
         base.rebind(&binding(2)).unwrap();
         let base = BaseDigests::open(&path, &binding(2)).unwrap();
         base.read(2, &mut digests);

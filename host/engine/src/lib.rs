@@ -1,19 +1,23 @@
 //! What a backup is, without saying what a plugin, a script or a terminal is: configuration, jobs, the difference
 //! between two instants of a disk, its transfer into a vault, and the way back.
 //!
-//! The stages (`hook`, `provider`, `source`, `diff`, `transfer`, `restore`) do not import each other; `job` imports all of
+//! The stages (`hook`, `provider`, `source`, `transfer`, `restore`) do not import each other; `job` imports all of
 //! them and reads as one backup. The seams that other crates fill are [`SnapshotProvider`], [`HookRunner`], [`DiskSource`] and
 //! [`Clock`].
 
 mod clock;
 pub mod config;
+mod digest;
+mod error_chain;
 mod hook;
 mod machine;
 mod provider;
 pub mod secret;
 mod source;
+pub mod transfer;
 
 pub use clock::{Clock, SystemClock};
+pub use error_chain::Chain;
 pub use hook::{HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport, SnapshotOutcome};
 pub use machine::{Attachment, Consistency, DiskId, DiskInfo, Extent, Finding, FindingLevel, Machine, OsFamily};
 pub use provider::{

@@ -30,7 +30,10 @@ impl Buffers {
         // The pool holds its own sender, so the channel cannot be closed.
         let mut bytes = self.free.recv().unwrap_or_default();
         bytes.resize(SEGMENT_BYTES as usize, 0);
-        Buffer { bytes, back: self.back.clone() }
+        Buffer {
+            bytes,
+            back: self.back.clone(),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use super::segment::{Segment, SegmentDone, Work};
 use super::work;
 use super::{DISKS_AT_ONCE, DiskBase, DiskCounters, DiskResult, DiskTransfer, KeepDigests, TransferError};
 use crate::digest::{BaseDigests, DigestBinding, NewDigests, digest_path};
+use crate::error_chain::Chain;
 use crate::machine::DiskId;
 use crate::provider::ChangeList;
 use crate::source::DiskSource;
@@ -39,7 +40,6 @@ pub struct Shared {
     pub cache_folder: PathBuf,
     pub handle: tokio::runtime::Handle,
     pub buffers: Buffers,
-    pub work: Sender<Work>,
     /// Asked from outside to stop.
     pub cancel: Arc<AtomicBool>,
     /// Another disk failed.
@@ -107,9 +107,17 @@ impl BaseMap {
         Ok(self.handle.block_on(map.next_leaf(from))?.map(|(index, _)| index))
     }
 
+    /// A reader of its own, for who walks the map in order.
+    pub fn reader(&self) -> Result<MapReader<ChunkReader>, MapError> {
+        let root = self.map.lock().root();
+        MapReader::new(self.chunks.clone(), root)
+    }
+
     /// A chunk's plain bytes. Blocks.
     pub fn chunk(&self, id: &ChunkId) -> Result<bytes::Bytes, MapError> {
-        self.handle.block_on(self.chunks.read(id)).map_err(|source| MapError::Read { id: *id, source })
+        self.handle
+            .block_on(self.chunks.read(id))
+            .map_err(|source| MapError::Read { id: *id, source })
     }
 }
 
@@ -130,7 +138,10 @@ impl DiskRun {
     }
 
     pub fn base_error(&self, source: MapError) -> TransferError {
-        TransferError::Base { disk: self.id.clone(), source }
+        TransferError::Base {
+            disk: self.id.clone(),
+            source,
+        }
     }
 
     /// The base's leaf; a leaf of zeroes where it has none.
@@ -147,14 +158,20 @@ impl DiskRun {
 pub enum Message {
     Segment(SegmentDone),
     /// No segments follow beyond this many.
-    End { segments: u64 },
+    End {
+        segments: u64,
+    },
     /// The provider's list broke off.
     ListFailed(String),
     Failed(TransferError),
 }
 
 /// Transfers all disks, at most [`DISKS_AT_ONCE`] at a time; results in the order given.
-pub fn run_all(shared: &Arc<Shared>, disks: Vec<DiskTransfer>) -> Result<Vec<DiskResult>, TransferError> {
+pub fn run_all(
+    shared: &Arc<Shared>,
+    work: &Sender<Work>,
+    disks: Vec<DiskTransfer>,
+) -> Result<Vec<DiskResult>, TransferError> {
     let count = disks.len();
     let (queue, next) = bounded(count.max(1));
     for disk in disks.into_iter().enumerate() {
@@ -171,7 +188,7 @@ pub fn run_all(shared: &Arc<Shared>, disks: Vec<DiskTransfer>) -> Result<Vec<Dis
                     if shared.should_stop() {
                         break;
                     }
-                    match transfer_disk(shared, disk) {
+                    match transfer_disk(shared, work, disk) {
                         Ok(result) => results.lock().push((position, result)),
                         Err(error) => {
                             shared.failed.store(true, Ordering::Relaxed);
@@ -215,11 +232,25 @@ pub fn start_workers<'scope>(scope: &'scope Scope<'scope, '_>, inbox: &Receiver<
 }
 
 /// One disk, with a second attempt by scan where change tracking fails or lies.
-fn transfer_disk(shared: &Arc<Shared>, disk: DiskTransfer) -> Result<DiskResult, TransferError> {
-    let DiskTransfer { id, source, base, tracked, counters } = disk;
+fn transfer_disk(shared: &Arc<Shared>, work: &Sender<Work>, disk: DiskTransfer) -> Result<DiskResult, TransferError> {
+    let DiskTransfer {
+        id,
+        source,
+        base,
+        tracked,
+        counters,
+    } = disk;
     let attempt = |tracked: Result<Box<dyn ChangeList>, String>| {
         counters.reset();
-        Attempt { shared, id: &id, source: &source, base: base.as_ref(), counters: &counters }.run(tracked)
+        Attempt {
+            shared,
+            work,
+            id: &id,
+            source: &source,
+            base: base.as_ref(),
+            counters: &counters,
+        }
+        .run(tracked)
     };
     let tracked = match (&base, tracked) {
         (None, _) => Err("there is no earlier point with this disk".to_owned()),
@@ -231,7 +262,10 @@ fn transfer_disk(shared: &Arc<Shared>, disk: DiskTransfer) -> Result<DiskResult,
             tracing::error!(disk = %id, at_bytes, "the provider called bytes unchanged that have changed; reading all of the disk");
             let why = format!("the provider called byte {at_bytes} unchanged, and it had changed");
             match attempt(Err(why))? {
-                Outcome::Done(result) => Ok(DiskResult { tracking_lied_at: Some(at_bytes), ..*result }),
+                Outcome::Done(result) => Ok(DiskResult {
+                    tracking_lied_at: Some(at_bytes),
+                    ..*result
+                }),
                 // Only a tracked attempt can end otherwise.
                 Outcome::Lied { .. } | Outcome::ListFailed(_) => Err(TransferError::Cancelled),
             }
@@ -254,6 +288,7 @@ enum Outcome {
 
 struct Attempt<'a> {
     shared: &'a Arc<Shared>,
+    work: &'a Sender<Work>,
     id: &'a DiskId,
     source: &'a Arc<dyn DiskSource>,
     base: Option<&'a DiskBase>,
@@ -274,25 +309,43 @@ impl Attempt<'_> {
     fn run(&self, tracked: Result<Box<dyn ChangeList>, String>) -> Result<Outcome, TransferError> {
         let shared = self.shared;
         let size_bytes = self.source.size_bytes();
-        let path = digest_path(&shared.cache_folder, &shared.vault.id().to_string(), &shared.machine, &self.id.0);
+        let path = digest_path(
+            &shared.cache_folder,
+            &shared.vault.id().to_string(),
+            &shared.machine,
+            &self.id.0,
+        );
         let binding = self.binding(size_bytes, shared.writer.number().0);
-        let kept = self.base.map(|base| BaseDigests::open(&path, &self.binding(base.size_bytes, base.point.0)));
+        let kept = self
+            .base
+            .map(|base| BaseDigests::open(&path, &self.binding(base.size_bytes, base.point.0)));
         let base = match self.base {
-            Some(base) => Some(
-                BaseMap::new(base, shared).map_err(|source| TransferError::Base { disk: self.id.clone(), source })?,
-            ),
+            Some(base) => Some(BaseMap::new(base, shared).map_err(|source| TransferError::Base {
+                disk: self.id.clone(),
+                source,
+            })?),
             None => None,
         };
-        let (list, compare, how, why, mut stale) = match (tracked, kept) {
+        let (list, compare, how, why, stale) = match (tracked, kept) {
             (Ok(list), kept) => {
                 let why = "the provider says what changed".to_owned();
-                (Some(list), Compare::Tracked, ComparedHow::Tracked, why, kept.and_then(Result::ok))
+                (
+                    Some(list),
+                    Compare::Tracked,
+                    ComparedHow::Tracked,
+                    why,
+                    kept.and_then(Result::ok),
+                )
             }
             (Err(why), None) => (None, Compare::Full, ComparedHow::Full, why, None),
             (Err(why), Some(Ok(digests))) => (None, Compare::Digests(digests), ComparedHow::Scan, why, None),
-            (Err(why), Some(Err(no_digests))) => {
-                (None, Compare::Map, ComparedHow::Vault, format!("{why}; {no_digests}"), None)
-            }
+            (Err(why), Some(Err(no_digests))) => (
+                None,
+                Compare::Map,
+                ComparedHow::Vault,
+                format!("{why}; {no_digests}"),
+                None,
+            ),
         };
         tracing::info!(disk = %self.id, how = %how, why, "comparing");
         let new_digests = if matches!(compare, Compare::Tracked) {
@@ -300,7 +353,7 @@ impl Attempt<'_> {
         } else {
             // Without them the next scan is slower; that is no reason to fail now.
             NewDigests::create(&path, &binding)
-                .inspect_err(|error| tracing::warn!(disk = %self.id, error = %display(error), "no digests will be kept"))
+                .inspect_err(|error| tracing::warn!(disk = %self.id, error = %Chain(error), "no digests will be kept"))
                 .ok()
         };
         let (done, inbox) = bounded(2 * PER_DISK + 4);
@@ -314,24 +367,17 @@ impl Attempt<'_> {
             done,
         });
         let assembled = self.pump(&run, list, inbox, new_digests.as_ref(), stale.as_ref())?;
-        let root = match assembled {
-            Assembled::Root(root) => root,
-            other => {
-                if let Some(digests) = new_digests {
-                    digests.discard();
-                }
-                return Ok(match other {
-                    Assembled::Lied { at_bytes } => Outcome::Lied { at_bytes },
-                    Assembled::ListFailed(why) => Outcome::ListFailed(why),
-                    Assembled::Root(_) => unreachable!("matched above"),
-                });
-            }
+        let (root, digests_noted) = match assembled {
+            Assembled::Done { root, digests_noted } => (root, digests_noted),
+            // Only tracked attempts end so, and they make no new digests.
+            Assembled::Lied { at_bytes } => return Ok(Outcome::Lied { at_bytes }),
+            Assembled::ListFailed(why) => return Ok(Outcome::ListFailed(why)),
         };
         let same_size = self.base.is_some_and(|base| base.size_bytes == size_bytes);
-        let keep = match (new_digests, stale.take()) {
-            (Some(digests), _) => KeepDigests::New(digests),
-            (None, Some(digests)) if same_size => KeepDigests::Rebind(digests, binding),
-            (None, _) => KeepDigests::No,
+        let keep = match (new_digests, stale) {
+            (Some(digests), _) if digests_noted => KeepDigests::New(digests),
+            (None, Some(digests)) if digests_noted && same_size => KeepDigests::Rebind(digests, binding),
+            _ => KeepDigests::No,
         };
         Ok(Outcome::Done(Box::new(self.result(size_bytes, root, how, why, keep))))
     }
@@ -351,7 +397,11 @@ impl Attempt<'_> {
             let _ = tokens.send(());
         }
         let (reads, segments) = bounded::<Segment>(PER_DISK);
-        let readers = if run.is_tracked() { TRACKED_READERS } else { SCAN_READERS };
+        let readers = if run.is_tracked() {
+            TRACKED_READERS
+        } else {
+            SCAN_READERS
+        };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let ended = match list {
@@ -368,7 +418,14 @@ impl Attempt<'_> {
                     while let Ok(segment) = segments.recv() {
                         match work::read(run, segment) {
                             Ok(segment) => {
-                                if run.shared.work.send(Work { disk: run.clone(), segment }).is_err() {
+                                if self
+                                    .work
+                                    .send(Work {
+                                        disk: run.clone(),
+                                        segment,
+                                    })
+                                    .is_err()
+                                {
                                     return;
                                 }
                             }
@@ -409,12 +466,5 @@ impl Attempt<'_> {
             tracking_lied_at: None,
             keep,
         }
-    }
-}
-
-fn display(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }

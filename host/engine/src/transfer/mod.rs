@@ -80,7 +80,12 @@ pub struct DiskCounters {
 
 impl DiskCounters {
     fn reset(&self) {
-        for counter in [&self.to_read_bytes, &self.read_bytes, &self.changed_bytes, &self.sampled_bytes] {
+        for counter in [
+            &self.to_read_bytes,
+            &self.read_bytes,
+            &self.changed_bytes,
+            &self.sampled_bytes,
+        ] {
             counter.store(0, Ordering::Relaxed);
         }
     }
@@ -139,8 +144,6 @@ pub enum TransferError {
     Write { disk: DiskId, source: WriteError },
     #[error("read the base of disk {disk}")]
     Base { disk: DiskId, source: MapError },
-    #[error("start a thread for disk {disk}")]
-    Thread { disk: DiskId, source: std::io::Error },
     #[error("the transfer was cancelled")]
     Cancelled,
 }
@@ -149,14 +152,32 @@ pub enum TransferError {
 ///
 /// The results are in the order of the plan. The first failure stops the other disks.
 pub fn run(plan: TransferPlan, handle: &tokio::runtime::Handle) -> Result<Vec<DiskResult>, TransferError> {
-    let TransferPlan { vault, writer, machine, cache_folder, disks, cancel } = plan;
-    let shared = disk::Shared::new(vault, writer, machine, cache_folder, cancel, handle.clone());
+    let TransferPlan {
+        vault,
+        writer,
+        machine,
+        cache_folder,
+        disks,
+        cancel,
+    } = plan;
+    let shared = Arc::new(disk::Shared {
+        hasher: vault.hasher(),
+        vault,
+        writer,
+        machine,
+        cache_folder,
+        handle: handle.clone(),
+        buffers: buffer::Buffers::new(),
+        cancel,
+        failed: AtomicBool::new(false),
+    });
+    // Segments that are read and wait for a worker hold buffers, which bound them already.
+    let (work, inbox) = crossbeam_channel::bounded(2 * buffer::PER_DISK);
     std::thread::scope(|scope| {
-        let workers = shared.start_workers(scope);
-        let results = disk::run_all(scope, &shared, disks);
+        disk::start_workers(scope, &inbox);
+        let results = disk::run_all(&shared, &work, disks);
         // No more segments come: the workers end.
-        drop(workers);
-        shared.close();
+        drop(work);
         results
     })
 }

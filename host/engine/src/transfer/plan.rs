@@ -48,17 +48,27 @@ impl Emitter<'_> {
             return Err(Stop::Failed(TransferError::Cancelled));
         }
         self.ready.recv().map_err(|_| Stop::Unwanted)?;
-        let reads = slots.iter().any(|slot| !matches!(slot, SlotPlan::Keep | SlotPlan::Hole));
+        let reads = slots
+            .iter()
+            .any(|slot| !matches!(slot, SlotPlan::Keep | SlotPlan::Hole));
         // Taken here, in disk order, so that the segment that the assembler waits for always has its buffer.
         let buffer = reads.then(|| self.run.shared.buffers.take());
-        let segment = Segment { sequence: self.sequence, index, slots, buffer, base_leaf };
+        let segment = Segment {
+            sequence: self.sequence,
+            index,
+            slots,
+            buffer,
+            base_leaf,
+        };
         self.sequence += 1;
         self.reads.send(segment).map_err(|_| Stop::Unwanted)
     }
 
     fn end(self, planned: Result<(), Stop>) -> Message {
         match planned {
-            Ok(()) | Err(Stop::Unwanted) => Message::End { segments: self.sequence },
+            Ok(()) | Err(Stop::Unwanted) => Message::End {
+                segments: self.sequence,
+            },
             Err(Stop::ListFailed(why)) => Message::ListFailed(why),
             Err(Stop::Failed(error)) => Message::Failed(error),
         }
@@ -67,14 +77,24 @@ impl Emitter<'_> {
 
 /// Plans everything that holds data now or held some at the base.
 pub fn all(run: &DiskRun, reads: &Sender<Segment>, ready: &Receiver<()>) -> Message {
-    let mut emitter = Emitter { run, reads, ready, sequence: 0 };
+    let mut emitter = Emitter {
+        run,
+        reads,
+        ready,
+        sequence: 0,
+    };
     let planned = plan_all(&mut emitter);
     emitter.end(planned)
 }
 
 fn plan_all(emitter: &mut Emitter<'_>) -> Result<(), Stop> {
     let run = emitter.run;
-    let failed = |source| Stop::Failed(TransferError::Source { disk: run.id.clone(), source });
+    let failed = |source| {
+        Stop::Failed(TransferError::Source {
+            disk: run.id.clone(),
+            source,
+        })
+    };
     count_data(run).map_err(failed)?;
     let size_bytes = run.source.size_bytes();
     let leaves = size_bytes.div_ceil(LEAF_BYTES);
@@ -82,7 +102,13 @@ fn plan_all(emitter: &mut Emitter<'_>) -> Result<(), Stop> {
     let mut base_leaf = next_base_leaf(run, 0)?;
     let mut leaf = 0;
     loop {
-        let next = [data.as_ref().map(|range| (range.start / LEAF_BYTES).max(leaf)), base_leaf].into_iter().flatten().min();
+        let next = [
+            data.as_ref().map(|range| (range.start / LEAF_BYTES).max(leaf)),
+            base_leaf,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         leaf = match next {
             Some(next) if next < leaves => next,
             _ => return Ok(()),
@@ -119,7 +145,9 @@ fn plan_all(emitter: &mut Emitter<'_>) -> Result<(), Stop> {
 
 fn next_base_leaf(run: &DiskRun, from: u64) -> Result<Option<u64>, Stop> {
     match &run.base {
-        Some(base) => base.next_leaf(from).map_err(|source| Stop::Failed(run.base_error(source))),
+        Some(base) => base
+            .next_leaf(from)
+            .map_err(|source| Stop::Failed(run.base_error(source))),
         None => Ok(None),
     }
 }
@@ -141,13 +169,20 @@ fn count_data(run: &DiskRun) -> Result<(), SourceError> {
         }
     }
     // What was not counted may be data to the last byte.
-    run.counters.to_read_bytes.store(bytes + (run.source.size_bytes() - from), Ordering::Relaxed);
+    run.counters
+        .to_read_bytes
+        .store(bytes + (run.source.size_bytes() - from), Ordering::Relaxed);
     Ok(())
 }
 
 /// Plans what the provider's list names, and the sample of what it does not.
 pub fn tracked(run: &DiskRun, list: Box<dyn ChangeList>, reads: &Sender<Segment>, ready: &Receiver<()>) -> Message {
-    let mut emitter = Emitter { run, reads, ready, sequence: 0 };
+    let mut emitter = Emitter {
+        run,
+        reads,
+        ready,
+        sequence: 0,
+    };
     let planned = plan_tracked(&mut emitter, list);
     emitter.end(planned)
 }
@@ -156,6 +191,11 @@ fn plan_tracked(emitter: &mut Emitter<'_>, list: Box<dyn ChangeList>) -> Result<
     let run = emitter.run;
     let leaves = run.source.size_bytes().div_ceil(LEAF_BYTES);
     let mut changes = ChangeStream::new(run, list);
+    let mut holes = Holes {
+        run,
+        data: None,
+        from: 0,
+    };
     let mut sample = next_sample(run, 0)?;
     loop {
         let changed = changes.peek()?.map(|range| range.start / LEAF_BYTES);
@@ -174,6 +214,8 @@ fn plan_tracked(emitter: &mut Emitter<'_>, list: Box<dyn ChangeList>) -> Result<
                 let in_leaf = (start % LEAF_BYTES) as u32;
                 *slot = if runs.is_empty() {
                     if is_sample { SlotPlan::Sample } else { SlotPlan::Keep }
+                } else if holes.is_hole(start..start + SLOT_BYTES)? && runs == [0..SLOT_BYTES as u32] {
+                    SlotPlan::Hole
                 } else if pages_apart(&base_leaf, in_leaf, &runs) >= WHOLE_PAGES {
                     SlotPlan::Whole
                 } else {
@@ -181,7 +223,9 @@ fn plan_tracked(emitter: &mut Emitter<'_>, list: Box<dyn ChangeList>) -> Result<
                 };
             }
             if slots.iter().any(|slot| *slot != SlotPlan::Keep) {
-                run.counters.to_read_bytes.fetch_add(planned_bytes(&slots), Ordering::Relaxed);
+                run.counters
+                    .to_read_bytes
+                    .fetch_add(planned_bytes(&slots), Ordering::Relaxed);
                 emitter.emit(index, slots, Some(base_leaf.clone()))?;
             }
             if is_sample {
@@ -237,6 +281,34 @@ fn next_sample(run: &DiskRun, from: u64) -> Result<Option<u64>, Stop> {
     }
 }
 
+/// Where the source has no data, asked in disk order.
+struct Holes<'a> {
+    run: &'a DiskRun,
+    data: Option<Range<u64>>,
+    /// The source has been asked from here on.
+    from: u64,
+}
+
+impl Holes<'_> {
+    fn is_hole(&mut self, range: Range<u64>) -> Result<bool, Stop> {
+        if self.data.as_ref().is_none_or(|data| data.end <= range.start) && self.from <= range.start {
+            let found = self.run.source.next_data(range.start);
+            self.data = found.map_err(|source| {
+                Stop::Failed(TransferError::Source {
+                    disk: self.run.id.clone(),
+                    source,
+                })
+            })?;
+            // Nothing lies between here and the data that was found.
+            self.from = self.data.as_ref().map_or(u64::MAX, |data| data.start);
+        }
+        Ok(self
+            .data
+            .as_ref()
+            .is_none_or(|data| data.start >= range.end || data.end <= range.start))
+    }
+}
+
 /// The provider's extents as byte ranges of whole sectors, in order, with what a resize adds.
 struct ChangeStream<'a> {
     run: &'a DiskRun,
@@ -244,30 +316,37 @@ struct ChangeStream<'a> {
     queue: std::collections::VecDeque<Range<u64>>,
     /// All further changes begin here or later.
     end_bytes: u64,
-    /// What lies past the smaller of the two sizes, up to the end of the last leaf.
-    resized: Option<Range<u64>>,
+    /// Where the smaller of the two sizes ends, if they differ: from there on all is changed.
+    resized_from: Option<u64>,
+    /// How far the part past it has been queued.
+    resized_to: u64,
 }
 
 impl<'a> ChangeStream<'a> {
     fn new(run: &'a DiskRun, list: Box<dyn ChangeList>) -> Self {
         let size_bytes = run.source.size_bytes();
         let base_bytes = run.base.as_ref().map_or(0, |base| base.size_bytes);
-        let resized = (size_bytes != base_bytes).then(|| {
-            let smaller = size_bytes.min(base_bytes) / SECTOR_BYTES * SECTOR_BYTES;
-            smaller..size_bytes.next_multiple_of(LEAF_BYTES)
-        });
-        Self { run, list: Some(list), queue: Default::default(), end_bytes: 0, resized }
+        let resized_from = (size_bytes != base_bytes).then(|| size_bytes.min(base_bytes) / SECTOR_BYTES * SECTOR_BYTES);
+        let resized_to = resized_from.unwrap_or(0);
+        Self {
+            run,
+            list: Some(list),
+            queue: Default::default(),
+            end_bytes: 0,
+            resized_from,
+            resized_to,
+        }
     }
 
     fn fill(&mut self) -> Result<(), Stop> {
         while self.queue.is_empty() {
-            let Some(list) = &mut self.list else { return Ok(()) };
+            let Some(list) = &mut self.list else {
+                return self.fill_resized();
+            };
             let next = self.run.shared.handle.block_on(list.next());
             let extents = next.map_err(|error| Stop::ListFailed(error.text))?;
             if extents.is_empty() {
                 self.list = None;
-                self.queue.extend(self.resized.take().filter(|range| !range.is_empty()));
-                return Ok(());
             }
             for extent in extents {
                 self.push(extent)?;
@@ -276,18 +355,48 @@ impl<'a> ChangeStream<'a> {
         Ok(())
     }
 
+    /// After the list: what lies past the smaller size. Of a disk that grew only what holds data, for the base has nothing
+    /// there; of one that shrank the rest of its last leaf, which reads as zero.
+    fn fill_resized(&mut self) -> Result<(), Stop> {
+        let Some(from) = self.resized_from else { return Ok(()) };
+        let size_bytes = self.run.source.size_bytes();
+        let grew = self.run.base.as_ref().is_some_and(|base| base.size_bytes < size_bytes);
+        if !grew {
+            self.resized_from = None;
+            let end = size_bytes.next_multiple_of(LEAF_BYTES);
+            self.queue.extend((from < end).then_some(from..end));
+            return Ok(());
+        }
+        let found = self.run.source.next_data(self.resized_to);
+        let failed = |source| {
+            Stop::Failed(TransferError::Source {
+                disk: self.run.id.clone(),
+                source,
+            })
+        };
+        match found.map_err(failed)? {
+            Some(data) => {
+                let start = data.start.max(from) / SECTOR_BYTES * SECTOR_BYTES;
+                self.queue.push_back(start..data.end.next_multiple_of(SECTOR_BYTES));
+                self.resized_to = data.end;
+            }
+            None => self.resized_from = None,
+        }
+        Ok(())
+    }
+
     fn push(&mut self, extent: Extent) -> Result<(), Stop> {
         let size_bytes = self.run.source.size_bytes();
         let end = extent.offset_bytes.checked_add(extent.length_bytes);
         let Some(end) = end.filter(|_| extent.offset_bytes >= self.end_bytes) else {
-            return Err(Stop::ListFailed(format!("its extents overlap or are out of order at {}", extent.offset_bytes)));
+            return Err(Stop::ListFailed(format!(
+                "its extents overlap or are out of order at {}",
+                extent.offset_bytes
+            )));
         };
         self.end_bytes = end;
         // A base that was larger may have changes past today's end.
-        let mut limit = size_bytes.next_multiple_of(SECTOR_BYTES);
-        if let Some(resized) = &self.resized {
-            limit = limit.min(resized.start);
-        }
+        let limit = self.resized_from.unwrap_or(size_bytes.next_multiple_of(SECTOR_BYTES));
         let start = extent.offset_bytes / SECTOR_BYTES * SECTOR_BYTES;
         let end = end.next_multiple_of(SECTOR_BYTES).min(limit);
         if start >= end {

@@ -73,7 +73,10 @@ pub enum SlotDone {
     /// One aligned chunk, which is in the vault or on its way.
     Chunk(ChunkId),
     /// Some ranges changed; `bytes` holds the content of those that are not zero, one after the other.
-    Gather { runs: Vec<Run>, bytes: Vec<u8> },
+    Gather {
+        runs: Vec<Run>,
+        bytes: Vec<u8>,
+    },
 }
 
 /// A changed range of a slot.

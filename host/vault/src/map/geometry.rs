@@ -21,5 +21,7 @@ pub const fn span_bytes(level: u8) -> u64 {
 
 /// The lowest level that covers a disk of this size.
 pub fn root_level(size_bytes: u64) -> u8 {
-    (0..MAX_LEVEL).find(|level| size_bytes <= span_bytes(*level)).unwrap_or(MAX_LEVEL)
+    (0..MAX_LEVEL)
+        .find(|level| size_bytes <= span_bytes(*level))
+        .unwrap_or(MAX_LEVEL)
 }

@@ -9,7 +9,10 @@ use crate::ids::ChunkId;
 pub enum Place {
     Zero,
     /// `offset_bytes` into the chunk's plain bytes.
-    Chunk { id: ChunkId, offset_bytes: u32 },
+    Chunk {
+        id: ChunkId,
+        offset_bytes: u32,
+    },
 }
 
 /// A run of a leaf that lies in one place. All numbers are multiples of 512.
@@ -50,7 +53,13 @@ const PAGE_LOG2: u8 = 12;
 impl Leaf {
     /// Nothing but zeroes.
     pub fn zero() -> Self {
-        Self { extents: vec![LeafExtent { start_bytes: 0, length_bytes: LEAF_BYTES as u32, place: Place::Zero }] }
+        Self {
+            extents: vec![LeafExtent {
+                start_bytes: 0,
+                length_bytes: LEAF_BYTES as u32,
+                place: Place::Zero,
+            }],
+        }
     }
 
     pub fn is_zero(&self) -> bool {
@@ -64,17 +73,25 @@ impl Leaf {
     /// The parts of extents that lie in `start_bytes..end_bytes`, in order.
     pub fn slice(&self, start_bytes: u32, end_bytes: u32) -> impl Iterator<Item = LeafExtent> + '_ {
         let first = self.extents.partition_point(|extent| extent.end_bytes() <= start_bytes);
-        self.extents[first..].iter().take_while(move |extent| extent.start_bytes < end_bytes).map(move |extent| {
-            let start = extent.start_bytes.max(start_bytes);
-            let end = extent.end_bytes().min(end_bytes);
-            let place = match extent.place {
-                Place::Zero => Place::Zero,
-                Place::Chunk { id, offset_bytes } => {
-                    Place::Chunk { id, offset_bytes: offset_bytes + (start - extent.start_bytes) }
+        self.extents[first..]
+            .iter()
+            .take_while(move |extent| extent.start_bytes < end_bytes)
+            .map(move |extent| {
+                let start = extent.start_bytes.max(start_bytes);
+                let end = extent.end_bytes().min(end_bytes);
+                let place = match extent.place {
+                    Place::Zero => Place::Zero,
+                    Place::Chunk { id, offset_bytes } => Place::Chunk {
+                        id,
+                        offset_bytes: offset_bytes + (start - extent.start_bytes),
+                    },
+                };
+                LeafExtent {
+                    start_bytes: start,
+                    length_bytes: end - start,
+                    place,
                 }
-            };
-            LeafExtent { start_bytes: start, length_bytes: end - start, place }
-        })
+            })
     }
 
     /// The id of the one chunk that holds all of slot `slot` in its own order, if there is one.
@@ -82,11 +99,14 @@ impl Leaf {
         let start = slot * SLOT_BYTES as u32;
         let mut parts = self.slice(start, start + SLOT_BYTES as u32);
         match (parts.next(), parts.next()) {
-            (Some(LeafExtent { place: Place::Chunk { id, offset_bytes: 0 }, length_bytes, .. }), None)
-                if u64::from(length_bytes) == SLOT_BYTES =>
-            {
-                Some(id)
-            }
+            (
+                Some(LeafExtent {
+                    place: Place::Chunk { id, offset_bytes: 0 },
+                    length_bytes,
+                    ..
+                }),
+                None,
+            ) if u64::from(length_bytes) == SLOT_BYTES => Some(id),
             _ => None,
         }
     }
@@ -131,9 +151,14 @@ impl Leaf {
 
     /// Reads what [`Leaf::encode`] wrote, and refuses every other form of the same content.
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
-        let [level, unit_log2, rest @ ..] = bytes else { return Err(NodeError::Truncated) };
+        let [level, unit_log2, rest @ ..] = bytes else {
+            return Err(NodeError::Truncated);
+        };
         if *level != 0 {
-            return Err(NodeError::WrongLevel { found: *level, expected: 0 });
+            return Err(NodeError::WrongLevel {
+                found: *level,
+                expected: 0,
+            });
         }
         if *unit_log2 != PAGE_LOG2 && *unit_log2 != SECTOR_LOG2 {
             return Err(NodeError::Unit(*unit_log2));
@@ -172,20 +197,31 @@ impl Leaf {
                         return Err(NodeError::OutOfRange);
                     }
                     if position - 1 > first_unused {
-                        return Err(NodeError::NotCanonical("chunks are not in the order of their first use"));
+                        return Err(NodeError::NotCanonical(
+                            "chunks are not in the order of their first use",
+                        ));
                     }
                     first_unused = first_unused.max(position);
                     let offset = varint::take(&mut rest)?;
                     if offset > (SLOT_BYTES >> unit_log2) || (offset << unit_log2) + length > SLOT_BYTES {
                         return Err(NodeError::OutOfRange);
                     }
-                    Place::Chunk { id: ids[position as usize - 1], offset_bytes: (offset << unit_log2) as u32 }
+                    Place::Chunk {
+                        id: ids[position as usize - 1],
+                        offset_bytes: (offset << unit_log2) as u32,
+                    }
                 }
             };
             if start + length > LEAF_BYTES {
-                return Err(NodeError::Cover { covered_bytes: start + length });
+                return Err(NodeError::Cover {
+                    covered_bytes: start + length,
+                });
             }
-            extents.push(LeafExtent { start_bytes: start as u32, length_bytes: length as u32, place });
+            extents.push(LeafExtent {
+                start_bytes: start as u32,
+                length_bytes: length as u32,
+                place,
+            });
             start += length;
         }
         if !rest.is_empty() {
@@ -197,7 +233,9 @@ impl Leaf {
         let leaf = Self { extents };
         // One comparison covers the rules that are left: neighbours merged, the larger unit where it fits, no id twice.
         if first_unused != id_count || leaf.rebuilt().encode() != bytes {
-            return Err(NodeError::NotCanonical("neighbours not merged, a smaller unit, or a chunk listed twice or unused"));
+            return Err(NodeError::NotCanonical(
+                "neighbours not merged, a smaller unit, or a chunk listed twice or unused",
+            ));
         }
         Ok(leaf)
     }
@@ -238,9 +276,13 @@ impl LeafBuilder {
         if let Some(last) = self.extents.last_mut() {
             let joins = match (last.place, place) {
                 (Place::Zero, Place::Zero) => true,
-                (Place::Chunk { id, offset_bytes }, Place::Chunk { id: next_id, offset_bytes: next_offset }) => {
-                    id == next_id && offset_bytes + last.length_bytes == next_offset
-                }
+                (
+                    Place::Chunk { id, offset_bytes },
+                    Place::Chunk {
+                        id: next_id,
+                        offset_bytes: next_offset,
+                    },
+                ) => id == next_id && offset_bytes + last.length_bytes == next_offset,
                 _ => false,
             };
             if joins {
@@ -248,7 +290,11 @@ impl LeafBuilder {
                 return;
             }
         }
-        self.extents.push(LeafExtent { start_bytes, length_bytes, place });
+        self.extents.push(LeafExtent {
+            start_bytes,
+            length_bytes,
+            place,
+        });
     }
 
     /// Appends what `base` has in this range, which begins where the builder stands.
@@ -286,7 +332,14 @@ mod tests {
                 if u64::from(offset_bytes + length) > SLOT_BYTES {
                     continue;
                 }
-                let place = if chunk == 0 { Place::Zero } else { Place::Chunk { id: id(chunk), offset_bytes } };
+                let place = if chunk == 0 {
+                    Place::Zero
+                } else {
+                    Place::Chunk {
+                        id: id(chunk),
+                        offset_bytes,
+                    }
+                };
                 builder.push(length, place);
             }
             builder.finish()
@@ -332,8 +385,20 @@ mod tests {
     #[test]
     fn a_slot_in_one_chunk_is_aligned() {
         let mut builder = LeafBuilder::new();
-        builder.push(SLOT_BYTES as u32, Place::Chunk { id: id(1), offset_bytes: 0 });
-        builder.push(4096, Place::Chunk { id: id(2), offset_bytes: 8192 });
+        builder.push(
+            SLOT_BYTES as u32,
+            Place::Chunk {
+                id: id(1),
+                offset_bytes: 0,
+            },
+        );
+        builder.push(
+            4096,
+            Place::Chunk {
+                id: id(2),
+                offset_bytes: 8192,
+            },
+        );
         let leaf = builder.finish();
         assert_eq!(leaf.aligned_chunk(0), Some(id(1)));
         assert_eq!(leaf.aligned_chunk(1), None);

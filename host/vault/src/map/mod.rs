@@ -11,7 +11,9 @@ mod read;
 mod varint;
 mod write;
 
-pub use geometry::{FANOUT, LEAF_BYTES, MAX_LEVEL, PAGE_BYTES, SECTOR_BYTES, SLOT_BYTES, SLOTS_PER_LEAF, root_level, span_bytes};
+pub use geometry::{
+    FANOUT, LEAF_BYTES, MAX_LEVEL, PAGE_BYTES, SECTOR_BYTES, SLOT_BYTES, SLOTS_PER_LEAF, root_level, span_bytes,
+};
 pub use leaf::{Leaf, LeafBuilder, LeafExtent, Place};
 pub use node::Node;
 pub use read::{MapError, MapReader, NodeSource};

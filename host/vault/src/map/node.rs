@@ -1,7 +1,7 @@
 //! An inner node: which of its 128 children are there, and their ids.
 
-use super::geometry::{FANOUT, MAX_LEVEL};
 use super::NodeError;
+use super::geometry::{FANOUT, MAX_LEVEL};
 use crate::ids::ChunkId;
 
 /// An inner node of level 1 or more. A child that is not there is zero in all its bytes.
@@ -15,7 +15,10 @@ impl Node {
     /// A node of `level` without children; `level` is 1 to [`MAX_LEVEL`].
     pub fn new(level: u8) -> Self {
         debug_assert!((1..=MAX_LEVEL).contains(&level));
-        Self { level, children: vec![None; FANOUT] }
+        Self {
+            level,
+            children: vec![None; FANOUT],
+        }
     }
 
     pub fn level(&self) -> u8 {

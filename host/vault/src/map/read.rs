@@ -48,7 +48,11 @@ impl<S: NodeSource> MapReader<S> {
         {
             return Err(MapError::Root(root.level));
         }
-        Ok(Self { source, root, path: vec![None; usize::from(MAX_LEVEL) + 1] })
+        Ok(Self {
+            source,
+            root,
+            path: vec![None; usize::from(MAX_LEVEL) + 1],
+        })
     }
 
     pub fn root(&self) -> Option<MapRoot> {
@@ -95,7 +99,11 @@ impl<S: NodeSource> MapReader<S> {
     }
 
     async fn load(&self, id: ChunkId, level: u8) -> Result<Node, MapError> {
-        let bytes = self.source.node(&id).await.map_err(|source| MapError::Read { id, source })?;
+        let bytes = self
+            .source
+            .node(&id)
+            .await
+            .map_err(|source| MapError::Read { id, source })?;
         Node::decode(&bytes, level).map_err(|source| MapError::Node { id, source })
     }
 
@@ -122,7 +130,11 @@ impl<S: NodeSource> MapReader<S> {
 
     /// The leaf with this id.
     pub async fn leaf_of(&self, id: ChunkId) -> Result<Leaf, MapError> {
-        let bytes = self.source.node(&id).await.map_err(|source| MapError::Read { id, source })?;
+        let bytes = self
+            .source
+            .node(&id)
+            .await
+            .map_err(|source| MapError::Read { id, source })?;
         Leaf::decode(&bytes).map_err(|source| MapError::Node { id, source })
     }
 

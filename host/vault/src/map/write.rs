@@ -25,7 +25,13 @@ where
     /// For a disk of `size_bytes`.
     pub fn new(size_bytes: u64, put: P) -> Self {
         let root_level = root_level(size_bytes);
-        Self { put, root_level, open: vec![None; usize::from(root_level) + 1], root: None, next_leaf: 0 }
+        Self {
+            put,
+            root_level,
+            open: vec![None; usize::from(root_level) + 1],
+            root: None,
+            next_leaf: 0,
+        }
     }
 
     /// The first leaf that is not decided yet.
@@ -81,7 +87,9 @@ where
 
     /// Stores the open node of this level and hangs it below its parent.
     fn close(&mut self, level: u8) -> Result<(), E> {
-        let Some((index, node)) = self.open[usize::from(level)].take() else { return Ok(()) };
+        let Some((index, node)) = self.open[usize::from(level)].take() else {
+            return Ok(());
+        };
         let id = (self.put)(node.encode())?;
         self.attach(level, index, id)
     }
@@ -108,7 +116,10 @@ where
         for level in 1..=self.root_level {
             self.close(level)?;
         }
-        Ok(self.root.map(|id| MapRoot { level: self.root_level, id }))
+        Ok(self.root.map(|id| MapRoot {
+            level: self.root_level,
+            id,
+        }))
     }
 }
 
@@ -153,7 +164,10 @@ mod tests {
     }
 
     fn now<T>(future: impl Future<Output = T>) -> T {
-        futures::executor::block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     fn write(nodes: &Nodes, leaves: u64, present: &BTreeMap<u64, u64>) -> Option<MapRoot> {
@@ -222,6 +236,10 @@ mod tests {
         writer.push_leaf(70_000, Some(leaf_id(1))).unwrap();
         now(writer.copy_until(&mut base, 131_072)).unwrap();
         writer.finish().unwrap();
-        assert!(nodes.0.lock().unwrap().1 <= 4, "{} nodes read", nodes.0.lock().unwrap().1);
+        assert!(
+            nodes.0.lock().unwrap().1 <= 4,
+            "{} nodes read",
+            nodes.0.lock().unwrap().1
+        );
     }
 }
