@@ -11,6 +11,7 @@ mod digest;
 mod error_chain;
 mod hook;
 mod machine;
+pub mod progress;
 mod provider;
 pub mod secret;
 mod source;

@@ -447,8 +447,12 @@ impl<'a> Checker<'a> {
         if known.contains_key(word.get_ref()) {
             return Ok(());
         }
-        let hint = suggest(word.get_ref(), known.keys().map(String::as_str))
-            .unwrap_or_else(|| format!("the config has no {what}s: add a [{what}.{}] table", word.get_ref()));
+        let hint = suggest(word.get_ref(), known.keys().map(String::as_str)).unwrap_or_else(|| {
+            format!(
+                "the config has no {what} at all: add a [{what}.{}] table",
+                word.get_ref()
+            )
+        });
         Err(self.wrong(
             word.span(),
             format!("there is no {what} `{}`", word.get_ref()),
@@ -565,8 +569,20 @@ fn said_by_serde(message: &str) -> (String, Option<String>) {
         let known: Vec<&str> = quoted.collect();
         return (format!("unknown key `{found}`"), suggest(found, known.iter().copied()));
     }
-    if let Some(rest) = message.strip_prefix("invalid type: ") {
-        return (format!("not what belongs here: {rest}"), None);
+    if let Some((found, wanted)) = message
+        .strip_prefix("invalid type: ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
+        let wanted = match wanted {
+            "u32" => "a whole number",
+            "a boolean" => "true or false",
+            "a sequence" => "a list in brackets",
+            "a string" => "a text in quotes",
+            "a map" => "a table",
+            other if other.starts_with("struct ") => "a table",
+            other => other,
+        };
+        return (format!("{wanted} belongs here, not {found}"), None);
     }
     (message.lines().collect::<Vec<_>>().join(", "), None)
 }

@@ -102,50 +102,189 @@ fn the_only_vault_need_not_be_named_and_defaults_ask_for_nothing() {
 
 #[test]
 fn an_unknown_key_is_shown_with_the_nearest() {
-    insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"crash\"\nshedule = \"daily 02:00\"\n"), @"");
-    insta::assert_snapshot!(said("[vaults.main]\n"), @"");
-    insta::assert_snapshot!(said("[coffre]\nzzz = 1\n"), @"");
-    insta::assert_snapshot!(said("[vault.main]\nurl = \"x\"\nkey = { fil = \"k\" }\n"), @"");
+    insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"crash\"\nshedule = \"daily 02:00\"\n"), @r#"
+    /etc/coffre/coffre.toml:3:1: unknown key `shedule`
+      |
+    3 | shedule = "daily 02:00"
+      | ^^^^^^^
+    hint: did you mean `schedule`?
+    "#);
+    insta::assert_snapshot!(said("[vaults.main]\n"), @r"
+    /etc/coffre/coffre.toml:1:2: unknown key `vaults`
+      |
+    1 | [vaults.main]
+      |  ^^^^^^
+    hint: did you mean `vault`?
+    ");
+    insta::assert_snapshot!(said("[coffre]\nzzz = 1\n"), @r"
+    /etc/coffre/coffre.toml:2:1: unknown key `zzz`
+      |
+    2 | zzz = 1
+      | ^^^
+    hint: known here: `state`, `cache`, `plugins`, `plugin-path`, `scripts`, `jobs`
+    ");
+    insta::assert_snapshot!(said("[vault.main]\nurl = \"x\"\nkey = { fil = \"k\" }\n"), @r#"
+    /etc/coffre/coffre.toml:3:9: unknown key `fil`
+      |
+    3 | key = { fil = "k" }
+      |         ^^^
+    hint: did you mean `file`?
+    "#);
 }
 
 #[test]
 fn a_wrong_value_is_shown_with_what_is_right() {
-    insta::assert_snapshot!(said("[policy.daily]\nschedule = \"dayly 02:00\"\n"), @"");
-    insta::assert_snapshot!(said("[policy.daily]\n\thold-at-most = \"20\"\n"), @"");
-    insta::assert_snapshot!(said("[policy.daily]\ndeadline = \"30d\"\n"), @"");
-    insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"aplication\"\n"), @"");
-    insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"crash\"\naccept = \"application\"\n"), @"");
-    insta::assert_snapshot!(said("[coffre]\njobs = \"many\"\n"), @"");
-    insta::assert_snapshot!(said("[vault.main]\nurl = \"ftp://host/x\"\nencryption = \"none\"\n"), @"");
-    insta::assert_snapshot!(said("[plugin.x]\nsha256 = \"abc\"\n"), @"");
-    insta::assert_snapshot!(said("[hook.\"a b\"]\nkind = \"rhai\"\nfile = \"x\"\n"), @"");
+    insta::assert_snapshot!(said("[policy.daily]\nschedule = \"dayly 02:00\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:12: `dayly` is not a kind of schedule
+      |
+    2 | schedule = "dayly 02:00"
+      |            ^^^^^^^^^^^^^
+    hint: did you mean `daily`?
+    "#);
+    insta::assert_snapshot!(said("[policy.daily]\n\thold-at-most = \"20\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:17: `20` is not a duration
+      |
+    2 | 	hold-at-most = "20"
+      | 	               ^^^^
+    hint: a number with a unit, as in "500ms", "20s", "5m", "24h" or "7d"
+    "#);
+    insta::assert_snapshot!(said("[policy.daily]\ndeadline = \"30d\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:12: `deadline` is at least 1s and at most 7d, not 30d
+      |
+    2 | deadline = "30d"
+      |            ^^^^^
+    "#);
+    insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"aplication\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:15: `aplication` is not a consistency
+      |
+    2 | consistency = "aplication"
+      |               ^^^^^^^^^^^^
+    hint: did you mean `application`?
+    "#);
+    insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"crash\"\naccept = \"application\"\n"), @r#"
+    /etc/coffre/coffre.toml:3:10: `accept` asks for more than `consistency` wants
+      |
+    3 | accept = "application"
+      |          ^^^^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(said("[coffre]\njobs = \"many\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:8: a whole number belongs here, not string "many"
+      |
+    2 | jobs = "many"
+      |        ^^^^^^
+    "#);
+    insta::assert_snapshot!(said("[vault.main]\nurl = \"ftp://host/x\"\nencryption = \"none\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:7: `ftp` is not a kind of store
+      |
+    2 | url = "ftp://host/x"
+      |       ^^^^^^^^^^^^^^
+    hint: as in "s3://bucket/prefix", "az://container/prefix", "file:///folder", or a folder's path
+    "#);
+    insta::assert_snapshot!(said("[plugin.x]\nsha256 = \"abc\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:10: not a sha256
+      |
+    2 | sha256 = "abc"
+      |          ^^^^^
+    hint: 64 hex digits, as `coffre plugin inspect FILE` shows them
+    "#);
+    insta::assert_snapshot!(said("[hook.\"a b\"]\nkind = \"rhai\"\nfile = \"x\"\n"), @r#"
+    /etc/coffre/coffre.toml:1:7: `a b` cannot be the name of a hook
+      |
+    1 | [hook."a b"]
+      |       ^^^^^
+    hint: letters, digits, `-`, `_` and `.`, at most 64, a letter or digit first
+    "#);
 }
 
 #[test]
 fn names_that_lead_nowhere_are_shown() {
-    insta::assert_snapshot!(said(&format!("{RIGHT}policy = \"daily\"\n")), @"");
-    insta::assert_snapshot!(said(&format!("[hook.orders-db]\nkind = \"rhai\"\nfile = \"x\"\n{RIGHT}hooks = [\"order-db\"]\n")), @"");
-    insta::assert_snapshot!(said(&format!("{RIGHT}vault = \"mian\"\n")), @"");
-    insta::assert_snapshot!(said("[machine.web01]\nprovider = \"image\"\n"), @"");
+    insta::assert_snapshot!(said(&format!("{RIGHT}policy = \"daily\"\n")), @r#"
+    /etc/coffre/coffre.toml:8:10: there is no policy `daily`
+      |
+    8 | policy = "daily"
+      |          ^^^^^^^
+    hint: the config has no policy at all: add a [policy.daily] table
+    "#);
+    insta::assert_snapshot!(said(&format!("[hook.orders-db]\nkind = \"rhai\"\nfile = \"x\"\n{RIGHT}hooks = [\"order-db\"]\n")), @r#"
+    /etc/coffre/coffre.toml:11:10: there is no hook `order-db`
+       |
+    11 | hooks = ["order-db"]
+       |          ^^^^^^^^^^
+    hint: did you mean `orders-db`?
+    "#);
+    insta::assert_snapshot!(said(&format!("{RIGHT}vault = \"mian\"\n")), @r#"
+    /etc/coffre/coffre.toml:8:9: there is no vault `mian`
+      |
+    8 | vault = "mian"
+      |         ^^^^^^
+    hint: did you mean `main`?
+    "#);
+    insta::assert_snapshot!(said("[machine.web01]\nprovider = \"image\"\n"), @r"
+    /etc/coffre/coffre.toml:1:10: machine `web01` does not say which `vault`
+      |
+    1 | [machine.web01]
+      |          ^^^^^
+    hint: the config has no vault yet: add a [vault.main] table
+    ");
 }
 
 #[test]
 fn what_is_missing_is_shown_with_a_line_to_add() {
-    insta::assert_snapshot!(said("[vault.main]\nurl = \"s3://b/c\"\n"), @"");
-    insta::assert_snapshot!(said("[vault.main]\nurl = \"s3://b/c\"\nkey = { file = \"a\", env = \"B\" }\n"), @"");
-    insta::assert_snapshot!(said("[machine.web01]\nos = \"linux\"\n"), @"");
+    insta::assert_snapshot!(said("[vault.main]\nurl = \"s3://b/c\"\n"), @r#"
+    /etc/coffre/coffre.toml:1:8: vault `main` has no `key`
+      |
+    1 | [vault.main]
+      |        ^^^^
+    hint: add a line like: key = { file = "/etc/coffre/main.key" }; `encryption = "none"` does without, and then everybody who can read the store can read the disks
+    "#);
+    insta::assert_snapshot!(said("[vault.main]\nurl = \"s3://b/c\"\nkey = { file = \"a\", env = \"B\" }\n"), @r#"
+    /etc/coffre/coffre.toml:3:7: a key has one source, here are several
+      |
+    3 | key = { file = "a", env = "B" }
+      |       ^^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: exactly one of file, env, command, passphrase-file, passphrase-env, passphrase-command, recovery-key-file
+    "#);
+    insta::assert_snapshot!(said("[machine.web01]\nos = \"linux\"\n"), @r#"
+    /etc/coffre/coffre.toml:1:10: `provider` is missing here
+      |
+    1 | [machine.web01]
+      |          ^^^^^
+    hint: add a line like: provider = "reflink"
+    "#);
 }
 
 #[test]
 fn grants_are_checked_where_they_stand() {
-    insta::assert_snapshot!(said("[plugin.x.grant]\ndisk-reed = [\"/x\"]\n"), @"");
-    insta::assert_snapshot!(said("[plugin.x.grant]\ndisk-read = [\"/x/${setings.images}\"]\n"), @"");
+    insta::assert_snapshot!(said("[plugin.x.grant]\ndisk-reed = [\"/x\"]\n"), @r#"
+    /etc/coffre/coffre.toml:2:1: `disk-reed` is not a grant
+      |
+    2 | disk-reed = ["/x"]
+      | ^^^^^^^^^
+    hint: did you mean `disk-read`?
+    "#);
+    insta::assert_snapshot!(said("[plugin.x.grant]\ndisk-read = [\"/x/${setings.images}\"]\n"), @r#"
+    /etc/coffre/coffre.toml:2:13: `${setings.images}` cannot be filled in
+      |
+    2 | disk-read = ["/x/${setings.images}"]
+      |             ^^^^^^^^^^^^^^^^^^^^^^^^
+    hint: only `${settings.NAME}`, a setting of the machine, can stand in a grant
+    "#);
 }
 
 #[test]
 fn broken_toml_is_shown_where_it_breaks() {
-    insta::assert_snapshot!(said("[coffre]\njobs = \n"), @"");
-    insta::assert_snapshot!(said("[coffre]\njobs = 1\njobs = 2\n"), @"");
+    insta::assert_snapshot!(said("[coffre]\njobs = \n"), @r"
+    /etc/coffre/coffre.toml:2:8: string values must be quoted, expected literal string
+      |
+    2 | jobs = 
+      |        ^
+    ");
+    insta::assert_snapshot!(said("[coffre]\njobs = 1\njobs = 2\n"), @r"
+    /etc/coffre/coffre.toml:3:1: duplicate key
+      |
+    3 | jobs = 2
+      | ^^^^
+    ");
 }
 
 #[test]
