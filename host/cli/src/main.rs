@@ -1,1 +1,46 @@
-fn main() {}
+//! `coffre`: the command line. It reads words and configuration, wires plugins, hooks and vault to the engine, and says what
+//! came of it. Everything else is in the crates below.
+
+mod args;
+mod command;
+mod exit;
+mod log;
+mod output;
+mod progress;
+mod report;
+mod screen;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::Cli;
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::report::Report;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Broken pipes and the like: there is nobody left to tell.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done.into(),
+                _ => Exit::Usage.into(),
+            };
+        }
+    };
+    let output = Output::new(&cli.global);
+    match log::start(&cli.global).and_then(|()| command::run(cli, output)) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let report = Report::new(&error);
+            screen::above(report.render(output.colour()).as_bytes());
+            // With --json there is one document on stdout, also when nothing else came of it.
+            let _ = output.document(&serde_json::json!({ "error": report }));
+            report.exit.into()
+        }
+    }
+}

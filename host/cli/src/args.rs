@@ -1,0 +1,348 @@
+//! The words of the command line: what may be typed, and the help for it.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done                          65  the configuration is wrong
+    1  failed                        75  busy: try again later
+    3  some machines failed          77  denied
+    4  done, but less consistent    130  cancelled
+       than the policy wants
+   64  wrong usage
+
+Configuration: --config FILE, else $COFFRE_CONFIG, /etc/coffre/coffre.toml, ~/.config/coffre/coffre.toml.
+Start with `coffre config example`.";
+
+/// Backs up the disks of machines into a vault, and brings them back.
+#[derive(Debug, Parser)]
+#[command(name = "coffre", version, about, long_about = None, after_long_help = EXIT_CODES)]
+#[command(
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The configuration file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Options everywhere")]
+    pub config: Option<PathBuf>,
+
+    /// Print one JSON document instead of text
+    #[arg(long, global = true, help_heading = "Options everywhere")]
+    pub json: bool,
+
+    /// Say more; twice for more still ($COFFRE_LOG and $RUST_LOG say it finer)
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Options everywhere")]
+    pub verbose: u8,
+
+    /// Say only what went wrong
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "verbose",
+        help_heading = "Options everywhere"
+    )]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Init(InitArgs),
+    Backup(BackupArgs),
+    Points(PointsArgs),
+    Restore(RestoreArgs),
+    Verify(VerifyArgs),
+    Jobs(JobsArgs),
+    Config(ConfigArgs),
+    Plugin(PluginArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Make a new vault, and the recovery key that opens it when all else is lost
+///
+/// VAULT is the name of a [vault.NAME] table in the configuration. If that names a key file that does not exist
+/// yet, it is made: 32 random bytes that only you may read. The recovery key opens the vault without that file.
+/// It is shown once and stored nowhere: write it down, away from this machine.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre init main
+  coffre init main --recovery-key-file /media/usb/coffre-main.recovery")]
+pub struct InitArgs {
+    /// The vault's name in the configuration
+    #[arg(value_name = "VAULT")]
+    pub vault: String,
+
+    /// Write the recovery key into this new file (mode 0600) instead of showing it
+    #[arg(long, value_name = "FILE")]
+    pub recovery_key_file: Option<PathBuf>,
+}
+
+/// Back up machines: hooks, snapshot, transfer of what changed, recovery point
+///
+/// Without a machine's name, the configuration must have exactly one machine, or --all or --policy must choose. Several
+/// machines go one after the other; when one fails, the others still run and the exit code is 3. With --all or
+/// --policy, and not at a terminal (cron), only what went wrong is said; -v says the rest.
+///
+/// Ctrl-C ends the job cleanly: applications are let go, the snapshot is released, no point is written.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre backup web01
+  coffre backup web01 db01 --json
+  coffre backup --all
+  coffre backup --policy daily        # every machine with policy = \"daily\"")]
+pub struct BackupArgs {
+    /// Names of machines in the configuration
+    #[arg(value_name = "MACHINE", conflicts_with_all = ["all", "policy"])]
+    pub machines: Vec<String>,
+
+    /// Every machine in the configuration
+    #[arg(long)]
+    pub all: bool,
+
+    /// Every machine with this policy
+    #[arg(long, value_name = "POLICY", conflicts_with = "all")]
+    pub policy: Option<String>,
+}
+
+/// List recovery points
+///
+/// Each recovery point restores the whole machine by itself. Its number is what `coffre restore MACHINE@POINT` takes.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre points
+  coffre points web01
+  coffre points web01 --json
+  coffre points web01 --vault main    # a machine that is no longer in the configuration")]
+pub struct PointsArgs {
+    /// Only this machine
+    #[arg(value_name = "MACHINE")]
+    pub machine: Option<String>,
+
+    /// Look into this vault (else: the machine's vault in the configuration, or all vaults)
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
+}
+
+/// Write a recovery point's disks back, verified while they are written
+///
+/// Without --disk, all disks are written into the folder PATH, one image file each. With --disk, that one disk is
+/// written to PATH, an image file or a block device. A target that is smaller than the disk, mounted or not empty is
+/// refused.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre restore web01 --to /srv/restored            # the newest point, all disks
+  coffre restore web01@12 --to /srv/restored
+  coffre restore web01 --disk vda --to /srv/vda.img
+  coffre restore web01 --disk vda --to /dev/sdb --overwrite")]
+pub struct RestoreArgs {
+    /// The machine, and which of its points (the newest complete one if not said)
+    #[arg(value_name = "MACHINE[@POINT]", value_parser = parse_target)]
+    pub target: Target,
+
+    /// Only this disk
+    #[arg(long, value_name = "ID")]
+    pub disk: Option<String>,
+
+    /// The folder to write into; with --disk, the image file or block device
+    #[arg(long, value_name = "PATH")]
+    pub to: PathBuf,
+
+    /// Write over what is in the target
+    #[arg(long)]
+    pub overwrite: bool,
+
+    /// Look into this vault (else: the machine's vault in the configuration, or the only vault)
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
+}
+
+/// Check that a vault's recovery points can be restored
+///
+/// Reads every record, map and index of every point and checks that each pack is there at its size. With
+/// --read-data, also reads, opens and re-hashes every chunk. What is damaged is named: points, disks and byte ranges.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre verify main
+  coffre verify main --read-data
+  coffre verify main --machine web01 --json")]
+pub struct VerifyArgs {
+    /// The vault's name in the configuration
+    #[arg(value_name = "VAULT")]
+    pub vault: String,
+
+    /// Read and re-hash all data too
+    #[arg(long)]
+    pub read_data: bool,
+
+    /// Only this machine's points
+    #[arg(long, value_name = "MACHINE")]
+    pub machine: Option<String>,
+}
+
+/// What jobs did: phases, hooks, disks, outcomes
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre jobs
+  coffre jobs list --machine web01 --limit 5
+  coffre jobs show web01-20261123T020000-1f3a")]
+pub struct JobsArgs {
+    #[command(subcommand)]
+    pub command: Option<JobsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// The newest jobs (the default)
+    List {
+        /// Only this machine's
+        #[arg(long, value_name = "MACHINE")]
+        machine: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "COUNT", default_value_t = 20)]
+        limit: usize,
+    },
+    /// One job, step by step
+    Show {
+        /// A job's id, or enough of its start to be the only one
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// Check, show or begin a configuration
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre config example > coffre.toml
+  coffre --config coffre.toml config check
+  coffre config show --json")]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether the configuration, its plugins and its hooks can work; runs no hook and takes no snapshot
+    Check,
+    /// The configuration as it is understood: defaults filled in, secrets left out
+    Show,
+    /// An example to start from, every key explained
+    Example {
+        /// Which one (`--list` names them)
+        #[arg(value_name = "NAME", default_value = "full")]
+        name: String,
+        /// List the examples
+        #[arg(long)]
+        list: bool,
+    },
+}
+
+/// The plugins that are installed, what they ask for and what they were granted
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre plugin list
+  coffre plugin inspect reflink
+  coffre plugin inspect ./target/plugins/image.wasm --json")]
+pub struct PluginArgs {
+    #[command(subcommand)]
+    pub command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// Every plugin in the plugin path
+    List,
+    /// One plugin: manifest, digest, pin, what it asks for and what it may
+    Inspect {
+        /// A plugin's name, or a .wasm file
+        #[arg(value_name = "NAME|FILE")]
+        plugin: String,
+    },
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre completions bash > /etc/bash_completion.d/coffre
+  coffre completions zsh > ~/.zfunc/_coffre
+  coffre completions fish > ~/.config/fish/completions/coffre.fish")]
+pub struct CompletionsArgs {
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// `MACHINE` or `MACHINE@POINT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub machine: String,
+    /// The newest one if not said.
+    pub point: Option<u32>,
+}
+
+fn parse_target(text: &str) -> Result<Target, String> {
+    let (machine, point) = match text.rsplit_once('@') {
+        None => (text, None),
+        Some((machine, "latest")) => (machine, None),
+        Some((machine, number)) => {
+            let number = number
+                .parse()
+                .map_err(|_| format!("`{number}` is not a point's number, as `coffre points {machine}` shows them"))?;
+            (machine, Some(number))
+        }
+    };
+    if machine.is_empty() {
+        return Err("the machine's name is missing before the `@`".to_owned());
+    }
+    Ok(Target {
+        machine: machine.to_owned(),
+        point,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_target_is_a_machine_with_or_without_a_point() {
+        let target = |machine: &str, point| Target {
+            machine: machine.to_owned(),
+            point,
+        };
+        assert_eq!(parse_target("web01"), Ok(target("web01", None)));
+        assert_eq!(parse_target("web01@7"), Ok(target("web01", Some(7))));
+        assert_eq!(parse_target("web01@latest"), Ok(target("web01", None)));
+        assert!(parse_target("web01@").is_err());
+        assert!(parse_target("@7").is_err());
+        assert!(parse_target("web01@-1").is_err());
+    }
+}
