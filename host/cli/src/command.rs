@@ -1,15 +1,38 @@
 //! One file per command.
 
 mod completions;
+mod config;
+mod init;
+mod points;
+mod verify;
+
+use anyhow::Context;
 
 use crate::args::{Cli, Command};
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::stop;
 
 /// Runs what was typed and says how it ended.
 pub fn run(cli: Cli, output: Output) -> anyhow::Result<Exit> {
-    match cli.command {
-        Command::Completions(args) => completions::run(&args, &output),
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let exit = runtime.block_on(dispatch(&cli, &output));
+    // What still reads in the background is of no use to anybody; waiting for it would only look like hanging.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Init(args) => init::run(args, global, output).await,
+        Command::Points(args) => stop::or_dropped(points::run(args, global, output)).await,
+        Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
+        Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
+        Command::Completions(args) => completions::run(args, output),
         _ => anyhow::bail!("not yet"),
     }
 }

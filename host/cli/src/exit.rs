@@ -1,7 +1,12 @@
 //! The exit codes, and the one place that says which error of the lower crates means which of them, with its hints.
 
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
+
+use coffre_engine::config::{ConfigError, UnknownName};
+use coffre_engine::secret::SecretError;
+use coffre_vault::{InitError, OpenError};
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +50,14 @@ impl Complaint {
     pub fn usage(text: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
             exit: Exit::Usage,
+            text: text.into(),
+            hint: Some(hint.into()),
+        }
+    }
+
+    pub fn config(text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            exit: Exit::Config,
             text: text.into(),
             hint: Some(hint.into()),
         }
@@ -98,5 +111,100 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(Exit, Option<String>)> {
     if let Some(found) = cause.downcast_ref::<Complaint>() {
         return Some((found.exit, found.hint.clone()));
     }
+    if let Some(found) = cause.downcast_ref::<ConfigError>() {
+        return Some((Exit::Config, found.hint()));
+    }
+    // What the config does not have is asked for by the command line.
+    if let Some(found) = cause.downcast_ref::<UnknownName>() {
+        return Some((Exit::Usage, found.hint.clone()));
+    }
+    if let Some(found) = cause.downcast_ref::<SecretError>() {
+        return Some((secret(found), found.hint()));
+    }
+    if let Some(found) = cause.downcast_ref::<InitError>() {
+        return Some(init(found));
+    }
+    if let Some(found) = cause.downcast_ref::<OpenError>() {
+        return Some(open(found));
+    }
+    if cause
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    {
+        return Some((Exit::Denied, None));
+    }
     None
+}
+
+fn secret(error: &SecretError) -> Exit {
+    match error {
+        SecretError::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        // A password manager that is locked or slow today.
+        SecretError::Failed { .. } | SecretError::TimedOut { .. } => Exit::TryAgain,
+        _ => Exit::Config,
+    }
+}
+
+fn init(error: &InitError) -> (Exit, Option<String>) {
+    let (exit, hint) = match error {
+        InitError::AlreadyThere { .. } => (
+            Exit::Failed,
+            "use it as it is, or give the new vault a prefix of its own",
+        ),
+        InitError::NotEmpty { .. } => (
+            Exit::Failed,
+            "a vault needs a place of its own: add a new folder or prefix to its url",
+        ),
+        InitError::NoPutIfAbsent { .. } => (
+            Exit::Failed,
+            "Coffre needs a store where creating an object that exists fails (S3's `If-None-Match: *`); upgrade this one or use another",
+        ),
+        InitError::NoKey => (
+            Exit::Config,
+            "add a line like: key = { file = \"/etc/coffre/main.key\" }",
+        ),
+        InitError::Unreachable { .. } => (Exit::TryAgain, REACH),
+        InitError::Store { .. } => return (Exit::Failed, None),
+    };
+    (exit, Some(hint.to_owned()))
+}
+
+const REACH: &str = "check the vault's url and endpoint, the network, and that the store is running";
+
+fn open(error: &OpenError) -> (Exit, Option<String>) {
+    let (exit, hint) = match error {
+        OpenError::NotThere => (
+            Exit::Config,
+            "`coffre init VAULT` makes a vault; if there should be one, check its url",
+        ),
+        OpenError::NotAVault { .. } => (Exit::Config, "check the vault's url"),
+        OpenError::NewerFormat { .. } => (Exit::Failed, "use a newer version of Coffre"),
+        OpenError::WrongKey { .. } => (
+            Exit::Denied,
+            "check which key the vault's `key` names; the recovery key opens it too: key = { recovery-key-file = \"FILE\" }",
+        ),
+        OpenError::KeyNeeded => (
+            Exit::Config,
+            "give the vault a `key` in the configuration instead of `encryption = \"none\"`",
+        ),
+        OpenError::Unencrypted => (
+            Exit::Denied,
+            "if that is what you want, say `encryption = \"none\"` instead of `key`; else somebody put another vault there",
+        ),
+        OpenError::IdChanged { .. } => (
+            Exit::Denied,
+            "somebody put another vault there, or the url changed; if that was you, remove the pin: STATE/vaults/NAME.id in the state folder",
+        ),
+        OpenError::Unreachable { .. } => (Exit::TryAgain, REACH),
+        OpenError::Damaged { .. } => (
+            Exit::Failed,
+            "restore the object from the store's own versions if it keeps them",
+        ),
+        OpenError::Store { .. } => return (Exit::Failed, None),
+        OpenError::Cache { .. } => (
+            Exit::Failed,
+            "`cache` in the configuration names a folder that you may write",
+        ),
+    };
+    (exit, Some(hint.to_owned()))
 }

@@ -4,11 +4,16 @@
 mod args;
 mod command;
 mod exit;
+mod key;
 mod log;
 mod output;
+mod pin;
 mod progress;
 mod report;
 mod screen;
+mod shape;
+mod stop;
+mod wire;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,73 @@
+//! `coffre config check|show|example`.
+
+use anyhow::Context;
+use coffre_engine::config::EXAMPLE;
+use serde_json::json;
+
+use crate::args::{ConfigCommand, Global};
+use crate::exit::{Complaint, Exit};
+use crate::output::{Output, count};
+use crate::wire;
+
+/// Configurations to start from: name, what it is for, text.
+const EXAMPLES: [(&str, &str, &str); 1] = [("full", "every key there is, explained", EXAMPLE)];
+
+pub async fn run(command: &ConfigCommand, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    match command {
+        ConfigCommand::Check => check(global, output).await,
+        ConfigCommand::Show => show(global, output),
+        ConfigCommand::Example { list: true, .. } => list(output),
+        ConfigCommand::Example { name, .. } => example(name, output),
+    }
+}
+
+async fn check(global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let config = wire::config(global)?;
+    output.line(format!(
+        "{}: {}, {}, {}, {}",
+        config.file.display(),
+        count(config.machines.len(), "machine"),
+        count(config.vaults.len(), "vault"),
+        if config.policies.len() == 1 {
+            "1 policy".to_owned()
+        } else {
+            format!("{} policies", config.policies.len())
+        },
+        count(config.hooks.len(), "hook"),
+    ))?;
+    Ok(Exit::Done)
+}
+
+fn show(global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let config = wire::config(global)?;
+    output.document(&config)?;
+    if !output.json {
+        let text = toml::to_string_pretty(&config).context("cannot write the configuration as TOML")?;
+        output.result(text)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn list(output: &Output) -> anyhow::Result<Exit> {
+    let names: Vec<_> = EXAMPLES
+        .iter()
+        .map(|(name, about, _)| json!({ "name": name, "about": about }))
+        .collect();
+    for (name, about, _) in EXAMPLES {
+        output.result(format!("{name}  {about}\n"))?;
+    }
+    output.document(&json!({ "examples": names }))?;
+    Ok(Exit::Done)
+}
+
+fn example(name: &str, output: &Output) -> anyhow::Result<Exit> {
+    let (_, _, text) = EXAMPLES.iter().find(|(known, ..)| *known == name).ok_or_else(|| {
+        Complaint::usage(
+            format!("there is no example `{name}`"),
+            "`coffre config example --list` names them",
+        )
+    })?;
+    output.result(text)?;
+    output.document(&json!({ "name": name, "text": text }))?;
+    Ok(Exit::Done)
+}

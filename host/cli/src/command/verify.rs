@@ -1,0 +1,175 @@
+//! `coffre verify VAULT`.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::Context;
+use coffre_vault::{Damage, VerifyPlan, VerifyProgress, VerifyReport};
+use serde::Serialize;
+
+use crate::args::{Global, VerifyArgs};
+use crate::exit::{Complaint, Exit};
+use crate::output::{Output, count, size, span};
+use crate::progress::{Style, View, Watch};
+use crate::wire;
+
+/// A disk damaged in many places gets this many of its ranges said; `--json` has them all.
+const RANGES_SHOWN: usize = 4;
+
+#[derive(Serialize)]
+struct Document {
+    vault: String,
+    read_data: bool,
+    sound: bool,
+    points: u64,
+    packs: u64,
+    chunks: u64,
+    read_bytes: u64,
+    duration_ms: u64,
+    damage: Vec<DamageShape>,
+}
+
+#[derive(Serialize)]
+struct DamageShape {
+    object: String,
+    what: String,
+    touches: Vec<TouchedShape>,
+}
+
+#[derive(Serialize)]
+struct TouchedShape {
+    machine: String,
+    point: u32,
+    disk: Option<String>,
+    ranges: Vec<RangeShape>,
+}
+
+#[derive(Serialize)]
+struct RangeShape {
+    offset_bytes: u64,
+    length_bytes: u64,
+}
+
+pub async fn run(args: &VerifyArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let config = wire::config(global)?;
+    let vault = wire::open_vault(&config, &args.vault).await?.vault;
+    let machine = match &args.machine {
+        None => None,
+        Some(name) => Some(vault.machine(name).await?.ok_or_else(|| {
+            let text = format!("vault `{}` has no machine `{name}`", args.vault);
+            Complaint::usage(
+                text,
+                format!("`coffre points --vault {}` lists what it has", args.vault),
+            )
+        })?),
+    };
+    let started = Instant::now();
+    let seen = Arc::new(Mutex::new(VerifyProgress::default()));
+    let look = {
+        let seen = seen.clone();
+        move || view(*seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    };
+    let watch = Watch::start(Style::choose(output, false), &format!("verify {}", args.vault), look);
+    let plan = VerifyPlan {
+        machine,
+        read_data: args.read_data,
+    };
+    let progress = |progress| *seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = progress;
+    let report = vault.verify(plan, &progress).await;
+    watch.finish();
+    let report = report.with_context(|| format!("cannot verify vault `{}`", args.vault))?;
+    let took = started.elapsed();
+
+    for damage in &report.damage {
+        output.result(describe(damage))?;
+    }
+    let read = if args.read_data {
+        "read and checked"
+    } else {
+        "checked without reading the data"
+    };
+    output.line(format!(
+        "{}: {}, {}, {} chunks {read} ({} in {})",
+        args.vault,
+        count(report.points as usize, "point"),
+        count(report.packs as usize, "pack"),
+        report.chunks,
+        size(report.read_bytes),
+        span(took),
+    ))?;
+    output.document(&document(args, &report, took.as_millis() as u64))?;
+    if report.is_sound() {
+        output.line("sound")?;
+        return Ok(Exit::Done);
+    }
+    output.result(format!("DAMAGED: {} found\n", count(report.damage.len(), "defect")))?;
+    Ok(Exit::Failed)
+}
+
+fn view(progress: VerifyProgress) -> View {
+    let mut phase = format!(
+        "{} of {} points, {} of {} packs, {} read",
+        progress.points_done,
+        progress.points_total,
+        progress.packs_done,
+        progress.packs_total,
+        size(progress.read_bytes),
+    );
+    if progress.damage_found > 0 {
+        phase.push_str(&format!(", {}", count(progress.damage_found as usize, "defect")));
+    }
+    View {
+        phase,
+        disks: Vec::new(),
+    }
+}
+
+fn describe(damage: &Damage) -> String {
+    let mut text = format!("damaged: {}: {}\n", damage.object, damage.what);
+    for touched in &damage.touches {
+        text.push_str(&format!("  touches {}@{}", touched.machine, touched.point));
+        if let Some(disk) = &touched.disk {
+            text.push_str(&format!(", disk {disk}"));
+        }
+        for range in touched.ranges.iter().take(RANGES_SHOWN) {
+            text.push_str(&format!(", bytes {} to {}", range.start, range.end));
+        }
+        if touched.ranges.len() > RANGES_SHOWN {
+            text.push_str(&format!(" and {} more ranges", touched.ranges.len() - RANGES_SHOWN));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn document(args: &VerifyArgs, report: &VerifyReport, duration_ms: u64) -> Document {
+    let damage = report.damage.iter().map(|damage| DamageShape {
+        object: damage.object.clone(),
+        what: damage.what.clone(),
+        touches: (damage.touches.iter())
+            .map(|touched| TouchedShape {
+                machine: touched.machine.clone(),
+                point: touched.point.0,
+                disk: touched.disk.clone(),
+                ranges: (touched.ranges.iter())
+                    .map(|range| RangeShape {
+                        offset_bytes: range.start,
+                        length_bytes: range.end - range.start,
+                    })
+                    .collect(),
+            })
+            .collect(),
+    });
+    Document {
+        vault: args.vault.clone(),
+        read_data: args.read_data,
+        sound: report.is_sound(),
+        points: report.points,
+        packs: report.packs,
+        chunks: report.chunks,
+        read_bytes: report.read_bytes,
+        duration_ms,
+        damage: damage.collect(),
+    }
+}

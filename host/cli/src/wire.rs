@@ -1,0 +1,105 @@
+//! From the configuration to parts that work: stores, credentials, open vaults.
+
+use std::path::Path;
+
+use anyhow::Context;
+use coffre_engine::config::{Config, KeyConfig, KeyKind, VaultConfig};
+use coffre_engine::secret::SecretSource;
+use coffre_vault::{Credential, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault};
+use zeroize::Zeroizing;
+
+use crate::args::Global;
+use crate::pin;
+
+/// The configuration that the command line and the environment name.
+pub fn config(global: &Global) -> anyhow::Result<Config> {
+    let path = Config::find(global.config.as_deref())?;
+    Ok(Config::load(&path)?)
+}
+
+/// An open vault under its name in the configuration.
+#[derive(Clone, Debug)]
+pub struct NamedVault {
+    pub name: String,
+    pub vault: Vault,
+}
+
+/// Opens a vault, and pins its id at the first time.
+pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVault> {
+    let settings = config.vault(name)?;
+    let doing = || format!("cannot open vault `{name}` at {}", settings.url);
+    let store = store(settings).with_context(doing)?;
+    let key = settings.key.as_ref();
+    let credential = key
+        .map(credential)
+        .transpose()
+        .with_context(|| format!("cannot get the key of vault `{name}`"))?;
+    let pinned = pin::read(&config.coffre.state, name)?;
+    let options = OpenOptions {
+        cache_folder: config.coffre.cache.clone(),
+        expect_id: pinned,
+        allow_unencrypted: settings.key.is_none(),
+    };
+    let vault = Vault::open(store, credential, options).await.with_context(doing)?;
+    if pinned.is_none() {
+        remember(&config.coffre.state, name, &vault);
+    }
+    Ok(NamedVault {
+        name: name.to_owned(),
+        vault,
+    })
+}
+
+/// Reading works without a pin (a restore by somebody who may not write the state folder), so this only warns.
+fn remember(state: &Path, name: &str, vault: &Vault) {
+    if let Err(error) = pin::write(state, name, vault.id()) {
+        tracing::warn!("vault `{name}` is not pinned on this host: {error:#}");
+    }
+}
+
+pub fn store(settings: &VaultConfig) -> anyhow::Result<Store> {
+    let from = &settings.store;
+    let secret = |source: &Option<SecretSource>| -> anyhow::Result<Option<SecretText>> {
+        let Some(source) = source else {
+            return Ok(None);
+        };
+        Ok(Some(SecretText::new(source.resolve_text()?.as_str())))
+    };
+    let options = StoreOptions {
+        endpoint: from
+            .endpoint
+            .as_ref()
+            .map(|url| url.as_str().trim_end_matches('/').to_owned()),
+        region: from.region.clone(),
+        allow_http: from.allow_http,
+        ca_file: from.ca_file.clone(),
+        access_key_id: secret(&from.access_key_id)?,
+        secret_access_key: secret(&from.secret_access_key)?,
+        session_token: None,
+        account: from.account.clone(),
+        account_key: secret(&from.account_key)?,
+        emulator: from.emulator,
+    };
+    let config = StoreConfig {
+        url: settings.url.clone(),
+        options,
+    };
+    Ok(Store::connect(&config)?)
+}
+
+pub fn credential(key: &KeyConfig) -> anyhow::Result<Credential> {
+    Ok(match key.kind {
+        KeyKind::Secret => Credential::Secret(Zeroizing::new(key.source.resolve()?.bytes().to_vec())),
+        KeyKind::Passphrase => Credential::Passphrase(key.source.resolve_text()?),
+        KeyKind::RecoveryKey => {
+            let text = key.source.resolve_text()?;
+            let key: RecoveryKey = text.trim().parse().with_context(|| format!("in {}", key.source))?;
+            key.credential()
+        }
+    })
+}
+
+/// What this host calls itself, for records that people read.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
