@@ -13,6 +13,7 @@ mod hook;
 mod machine;
 pub mod progress;
 mod provider;
+pub mod restore;
 pub mod secret;
 mod source;
 pub mod transfer;

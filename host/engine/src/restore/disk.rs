@@ -1,0 +1,412 @@
+//! One disk's way back: windows of its map, joined requests, workers that verify and write.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use coffre_vault::map::{LEAF_BYTES, Leaf, MapReader, Place};
+use coffre_vault::{ChunkId, ChunkReader, Decoder, Location};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::kept::KeptChunks;
+use super::{DiskRestore, RestoreCounters, RestoreError, RestorePlan, Target};
+use crate::machine::DiskId;
+
+/// What a planner looks at before it asks for chunks: more joins better, and costs more to remember.
+const WINDOW_LEAVES: usize = 8;
+/// The most that one request asks for.
+const REQUEST_BYTES: u64 = 2 << 20;
+/// Bytes between two wanted chunks that are fetched and thrown away rather than asked for apart.
+const GAP_BYTES: u64 = 64 << 10;
+/// Requests on their way or waiting for a worker, of all disks: bounds memory to 24 MiB of sealed bytes.
+const REQUESTS: usize = 12;
+
+/// A run of a disk that lies in one chunk.
+struct Piece {
+    disk_bytes: u64,
+    chunk_bytes: u32,
+    length_bytes: u32,
+}
+
+/// One chunk to open, and where its bytes go.
+struct Wanted {
+    id: ChunkId,
+    location: Location,
+    pieces: Vec<Piece>,
+}
+
+/// What workers take.
+enum Job {
+    /// Sealed chunks that came with one request, which began at `start_bytes` of its pack.
+    Fetched {
+        disk: Arc<Running>,
+        start_bytes: u64,
+        sealed: Bytes,
+        chunks: Vec<Wanted>,
+        _permit: OwnedSemaphorePermit,
+    },
+    /// A chunk that was kept.
+    Kept {
+        disk: Arc<Running>,
+        id: ChunkId,
+        plain: Arc<Vec<u8>>,
+        pieces: Vec<Piece>,
+    },
+}
+
+/// A disk while it is restored.
+struct Running {
+    id: DiskId,
+    size_bytes: u64,
+    target: Target,
+    counters: Arc<RestoreCounters>,
+}
+
+struct Shared {
+    chunks: ChunkReader,
+    kept: KeptChunks,
+    requests: Arc<Semaphore>,
+    handle: Handle,
+    cancel: Arc<AtomicBool>,
+    error: Mutex<Option<RestoreError>>,
+}
+
+impl Shared {
+    fn should_stop(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed) || self.error.lock().is_some()
+    }
+
+    /// The first error ends all disks.
+    fn fail(&self, error: RestoreError) {
+        self.error.lock().get_or_insert(error);
+    }
+}
+
+pub(super) fn run_all(plan: RestorePlan, handle: &Handle) -> Result<(), RestoreError> {
+    let RestorePlan { vault, disks, cancel } = plan;
+    let shared = Arc::new(Shared {
+        chunks: vault.chunks(),
+        kept: KeptChunks::default(),
+        requests: Arc::new(Semaphore::new(REQUESTS)),
+        handle: handle.clone(),
+        cancel,
+        error: Mutex::new(None),
+    });
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    // Requests hold permits until they are worked off, so a finished one always finds room here.
+    let (jobs, inbox) = bounded(REQUESTS + cores);
+    let running: Vec<(Arc<Running>, _)> = disks
+        .into_iter()
+        .map(|disk| {
+            let DiskRestore {
+                id,
+                size_bytes,
+                root,
+                target,
+                counters,
+            } = disk;
+            (
+                Arc::new(Running {
+                    id,
+                    size_bytes,
+                    target,
+                    counters,
+                }),
+                root,
+            )
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            let (inbox, shared) = (inbox.clone(), &shared);
+            scope.spawn(move || work(shared, &inbox));
+        }
+        for (disk, root) in &running {
+            let (jobs, shared) = (jobs.clone(), &shared);
+            scope.spawn(move || {
+                let planned = MapReader::new(shared.chunks.clone(), *root)
+                    .map_err(|source| RestoreError::Map {
+                        disk: disk.id.clone(),
+                        source,
+                    })
+                    .and_then(|map| Planner { shared, disk, jobs }.run(map));
+                if let Err(error) = planned {
+                    shared.fail(error);
+                }
+            });
+        }
+        drop(jobs);
+    });
+    if let Some(error) = shared.error.lock().take() {
+        return Err(error);
+    }
+    for (disk, _) in &running {
+        disk.target.sync().map_err(|source| RestoreError::Target {
+            disk: disk.id.clone(),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+struct Planner<'a> {
+    shared: &'a Arc<Shared>,
+    disk: &'a Arc<Running>,
+    jobs: Sender<Job>,
+}
+
+impl Planner<'_> {
+    fn run(&self, mut map: MapReader<ChunkReader>) -> Result<(), RestoreError> {
+        let shared = self.shared;
+        let map_error = |source| RestoreError::Map {
+            disk: self.disk.id.clone(),
+            source,
+        };
+        let leaves = self.disk.size_bytes.div_ceil(LEAF_BYTES);
+        let mut window: HashMap<ChunkId, Vec<Piece>> = HashMap::new();
+        let mut in_window = 0;
+        let mut next = 0;
+        loop {
+            if shared.should_stop() {
+                return Err(RestoreError::Cancelled);
+            }
+            let found = shared.handle.block_on(map.next_leaf(next)).map_err(map_error)?;
+            let Some((index, id)) = found.filter(|(index, _)| *index < leaves) else {
+                break;
+            };
+            self.zeroes(next * LEAF_BYTES, index * LEAF_BYTES)?;
+            let leaf = shared.handle.block_on(map.leaf_of(id)).map_err(map_error)?;
+            self.add(index, &leaf, &mut window)?;
+            next = index + 1;
+            in_window += 1;
+            if in_window == WINDOW_LEAVES {
+                self.fetch(std::mem::take(&mut window))?;
+                in_window = 0;
+            }
+        }
+        self.zeroes(next * LEAF_BYTES, self.disk.size_bytes)?;
+        self.fetch(window)
+    }
+
+    fn zeroes(&self, from_bytes: u64, to_bytes: u64) -> Result<(), RestoreError> {
+        let to_bytes = to_bytes.min(self.disk.size_bytes);
+        if from_bytes >= to_bytes {
+            return Ok(());
+        }
+        let failed = |source| RestoreError::Target {
+            disk: self.disk.id.clone(),
+            source,
+        };
+        self.disk
+            .target
+            .write_zeroes(from_bytes, to_bytes - from_bytes)
+            .map_err(failed)?;
+        self.disk
+            .counters
+            .done_bytes
+            .fetch_add(to_bytes - from_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sorts a leaf's extents by chunk.
+    fn add(&self, index: u64, leaf: &Leaf, window: &mut HashMap<ChunkId, Vec<Piece>>) -> Result<(), RestoreError> {
+        for extent in leaf.extents() {
+            let start = index * LEAF_BYTES + u64::from(extent.start_bytes);
+            let end = (start + u64::from(extent.length_bytes)).min(self.disk.size_bytes);
+            if start >= end {
+                break;
+            }
+            match extent.place {
+                Place::Zero => self.zeroes(start, end)?,
+                Place::Chunk { id, offset_bytes } => window.entry(id).or_default().push(Piece {
+                    disk_bytes: start,
+                    chunk_bytes: offset_bytes,
+                    length_bytes: (end - start) as u32,
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the window's chunks, neighbours in a pack together.
+    fn fetch(&self, window: HashMap<ChunkId, Vec<Piece>>) -> Result<(), RestoreError> {
+        let shared = self.shared;
+        let read_error = |source| RestoreError::Read {
+            disk: self.disk.id.clone(),
+            source,
+        };
+        let mut missing = Vec::with_capacity(window.len());
+        for (id, pieces) in window {
+            match shared.kept.get(&id) {
+                Some(plain) => self.send(Job::Kept {
+                    disk: self.disk.clone(),
+                    id,
+                    plain,
+                    pieces,
+                }),
+                None => missing.push((id, pieces)),
+            }
+        }
+        let ids: Vec<ChunkId> = missing.iter().map(|(id, _)| *id).collect();
+        let locations = shared.handle.block_on(shared.chunks.locate(&ids)).map_err(read_error)?;
+        let mut wanted: Vec<Wanted> = missing
+            .into_iter()
+            .zip(locations)
+            .map(|((id, pieces), location)| Wanted { id, location, pieces })
+            .collect();
+        wanted.sort_by(|a, b| {
+            (Arc::as_ptr(&a.location.pack), a.location.offset_bytes)
+                .cmp(&(Arc::as_ptr(&b.location.pack), b.location.offset_bytes))
+        });
+        let mut request: Vec<Wanted> = Vec::new();
+        for next in wanted {
+            if let (Some(first), Some(last)) = (request.first(), request.last())
+                && !joins(&first.location, &last.location, &next.location)
+            {
+                self.ask(std::mem::take(&mut request))?;
+            }
+            request.push(next);
+        }
+        self.ask(request)
+    }
+
+    fn ask(&self, chunks: Vec<Wanted>) -> Result<(), RestoreError> {
+        let (Some(first), Some(last)) = (chunks.first(), chunks.last()) else {
+            return Ok(());
+        };
+        if self.shared.should_stop() {
+            return Err(RestoreError::Cancelled);
+        }
+        let range: Range<u64> = u64::from(first.location.offset_bytes)..end_of(&last.location);
+        let pack = first.location.pack.clone();
+        let acquired = self
+            .shared
+            .handle
+            .block_on(self.shared.requests.clone().acquire_owned());
+        // The semaphore is never closed.
+        let Ok(permit) = acquired else {
+            return Err(RestoreError::Cancelled);
+        };
+        let (shared, disk, jobs) = (self.shared.clone(), self.disk.clone(), self.jobs.clone());
+        self.shared.handle.spawn(async move {
+            let start_bytes = range.start;
+            match shared.chunks.fetch(&pack, range).await {
+                Ok(sealed) => {
+                    disk.counters
+                        .fetched_bytes
+                        .fetch_add(sealed.len() as u64, Ordering::Relaxed);
+                    let job = Job::Fetched {
+                        disk,
+                        start_bytes,
+                        sealed,
+                        chunks,
+                        _permit: permit,
+                    };
+                    // Workers stay until all senders are gone, and permits bound what is queued.
+                    let _ = jobs.send(job);
+                }
+                Err(source) => shared.fail(RestoreError::Read {
+                    disk: disk.id.clone(),
+                    source,
+                }),
+            }
+        });
+        Ok(())
+    }
+
+    fn send(&self, job: Job) {
+        // Workers stay until all senders are gone.
+        let _ = self.jobs.send(job);
+    }
+}
+
+fn end_of(location: &Location) -> u64 {
+    u64::from(location.offset_bytes) + u64::from(location.stored_bytes)
+}
+
+/// Whether a chunk is near enough to those before it to come with the same request.
+fn joins(first: &Location, last: &Location, next: &Location) -> bool {
+    Arc::ptr_eq(&first.pack, &next.pack)
+        && u64::from(next.offset_bytes) <= end_of(last) + GAP_BYTES
+        && end_of(next) - u64::from(first.offset_bytes) <= REQUEST_BYTES
+}
+
+/// A worker: opens, verifies, writes, until no planner and no request is left.
+fn work(shared: &Shared, inbox: &Receiver<Job>) {
+    let mut decoder = Decoder::new();
+    let mut plain = Vec::new();
+    while let Ok(job) = inbox.recv() {
+        if shared.should_stop() {
+            continue;
+        }
+        let done = match job {
+            Job::Kept {
+                disk,
+                id,
+                plain,
+                pieces,
+            } => write(&disk, &id, &plain, &pieces),
+            Job::Fetched {
+                disk,
+                start_bytes,
+                sealed,
+                chunks,
+                _permit,
+            } => chunks.iter().try_for_each(|wanted| {
+                let start = (u64::from(wanted.location.offset_bytes) - start_bytes) as usize;
+                let sealed = sealed
+                    .get(start..start + wanted.location.stored_bytes as usize)
+                    .ok_or_else(|| RestoreError::Short {
+                        disk: disk.id.clone(),
+                        chunk: wanted.id,
+                    })?;
+                shared
+                    .chunks
+                    .open(&wanted.id, &wanted.location, sealed, &mut decoder, &mut plain)
+                    .map_err(|source| RestoreError::Read {
+                        disk: disk.id.clone(),
+                        source,
+                    })?;
+                write(&disk, &wanted.id, &plain, &wanted.pieces)?;
+                let used: usize = wanted.pieces.iter().map(|piece| piece.length_bytes as usize).sum();
+                if used < plain.len() {
+                    shared.kept.keep(wanted.id, Arc::new(std::mem::take(&mut plain)));
+                }
+                Ok(())
+            }),
+        };
+        if let Err(error) = done {
+            shared.fail(error);
+        }
+    }
+}
+
+fn write(disk: &Running, id: &ChunkId, plain: &[u8], pieces: &[Piece]) -> Result<(), RestoreError> {
+    for piece in pieces {
+        let start = piece.chunk_bytes as usize;
+        let bytes = plain
+            .get(start..start + piece.length_bytes as usize)
+            .ok_or_else(|| RestoreError::PastChunk {
+                disk: disk.id.clone(),
+                chunk: *id,
+            })?;
+        disk.target
+            .write(bytes, piece.disk_bytes)
+            .map_err(|source| RestoreError::Target {
+                disk: disk.id.clone(),
+                source,
+            })?;
+        disk.counters
+            .done_bytes
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        disk.counters
+            .written_bytes
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }
+    Ok(())
+}
