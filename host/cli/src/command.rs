@@ -3,6 +3,7 @@
 mod completions;
 mod config;
 mod init;
+mod plugin;
 mod points;
 mod verify;
 
@@ -32,6 +33,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Points(args) => stop::or_dropped(points::run(args, global, output)).await,
         Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
+        Command::Plugin(args) => plugin::run(&args.command, global, output),
         Command::Completions(args) => completions::run(args, output),
         _ => anyhow::bail!("not yet"),
     }

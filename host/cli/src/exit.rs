@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use coffre_engine::config::{ConfigError, UnknownName};
 use coffre_engine::secret::SecretError;
+use coffre_engine::{ProviderError, ProviderErrorKind};
+use coffre_sandbox::PluginError;
 use coffre_vault::{InitError, OpenError};
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
@@ -127,6 +129,12 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(Exit, Option<String>)> {
     if let Some(found) = cause.downcast_ref::<OpenError>() {
         return Some(open(found));
     }
+    if let Some(found) = cause.downcast_ref::<PluginError>() {
+        return Some((plugin(found), found.hint()));
+    }
+    if let Some(found) = cause.downcast_ref::<ProviderError>() {
+        return Some((provider(found), found.hint.clone()));
+    }
     if cause
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
@@ -134,6 +142,24 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(Exit, Option<String>)> {
         return Some((Exit::Denied, None));
     }
     None
+}
+
+fn plugin(error: &PluginError) -> Exit {
+    match error {
+        PluginError::WrongPin { .. } | PluginError::NotPinned { .. } => Exit::Denied,
+        PluginError::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        PluginError::Compile { .. } | PluginError::Start { .. } | PluginError::Engine { .. } => Exit::Failed,
+        _ => Exit::Config,
+    }
+}
+
+fn provider(error: &ProviderError) -> Exit {
+    match error.kind {
+        ProviderErrorKind::Denied => Exit::Denied,
+        ProviderErrorKind::InvalidSettings => Exit::Config,
+        _ if error.may_retry() => Exit::TryAgain,
+        _ => Exit::Failed,
+    }
 }
 
 fn secret(error: &SecretError) -> Exit {

@@ -8,6 +8,7 @@ mod key;
 mod log;
 mod output;
 mod pin;
+mod plugins;
 mod progress;
 mod report;
 mod screen;
