@@ -5,6 +5,7 @@ mod config;
 mod init;
 mod plugin;
 mod points;
+mod restore;
 mod verify;
 
 use anyhow::Context;
@@ -31,6 +32,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Init(args) => init::run(args, global, output).await,
         Command::Points(args) => stop::or_dropped(points::run(args, global, output)).await,
+        Command::Restore(args) => restore::run(args, global, output).await,
         Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),

@@ -5,10 +5,11 @@ use std::io;
 use std::process::ExitCode;
 
 use coffre_engine::config::{ConfigError, UnknownName};
+use coffre_engine::restore::TargetError;
 use coffre_engine::secret::SecretError;
 use coffre_engine::{ProviderError, ProviderErrorKind};
 use coffre_sandbox::PluginError;
-use coffre_vault::{InitError, OpenError};
+use coffre_vault::{InitError, OpenError, ReadError};
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +130,12 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(Exit, Option<String>)> {
     if let Some(found) = cause.downcast_ref::<OpenError>() {
         return Some(open(found));
     }
+    if let Some(found) = cause.downcast_ref::<TargetError>() {
+        return Some(target(found));
+    }
+    if let Some(found) = cause.downcast_ref::<ReadError>() {
+        return Some(read(found));
+    }
     if let Some(found) = cause.downcast_ref::<PluginError>() {
         return Some((plugin(found), found.hint()));
     }
@@ -142,6 +149,31 @@ fn known(cause: &(dyn Error + 'static)) -> Option<(Exit, Option<String>)> {
         return Some((Exit::Denied, None));
     }
     None
+}
+
+fn target(error: &TargetError) -> (Exit, Option<String>) {
+    let hint = match error {
+        TargetError::NotEmpty { .. } => "name another target, or say --overwrite to lose what is there",
+        TargetError::InUse { .. } => "unmount it or end what uses it; --overwrite does not help here",
+        TargetError::TooSmall { .. } => "a target needs at least the disk's size",
+        TargetError::Kind { .. } => "name an image file or a block device",
+        TargetError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            return (Exit::Denied, None);
+        }
+        TargetError::Io { .. } => return (Exit::Failed, None),
+    };
+    (Exit::Usage, Some(hint.to_owned()))
+}
+
+fn read(error: &ReadError) -> (Exit, Option<String>) {
+    match error {
+        ReadError::Newer { .. } => (Exit::Failed, Some("use a newer version of Coffre".to_owned())),
+        ReadError::Store(_) => (Exit::Failed, None),
+        _ => {
+            let hint = "`coffre verify VAULT --read-data` names every point, disk and range that is damaged";
+            (Exit::Failed, Some(hint.to_owned()))
+        }
+    }
 }
 
 fn plugin(error: &PluginError) -> Exit {
