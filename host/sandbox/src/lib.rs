@@ -14,6 +14,7 @@ mod error;
 mod grant;
 pub mod limits;
 mod manifest;
+pub mod hook;
 pub mod process;
 mod provider;
 

@@ -1,7 +1,8 @@
 //! Commands of grants: a program by absolute path and one pattern per argument.
 //!
 //! An argument's pattern is literal, or has holes with types: `${settings.NAME}`, `{size}` and `{number}` (digits),
-//! `{name}` (letters, digits and `. _ -`), `{path:/folder}` and `{new-path:/folder}` (a plain path below the folder).
+//! `{name}` (letters, digits and `. _ -`), `{path:/folder}` and `{new-path:/folder}` (a plain path below the folder),
+//! `{path}` (a plain absolute path) and `{text}` (anything, for arguments that can do no harm).
 //! What fills a hole at an argument's beginning never begins with `-`, so that no option can be smuggled in, and a path
 //! is plain: qemu-img takes `json:` and `nbd:` for one.
 
@@ -15,6 +16,7 @@ enum Piece {
     Literal(String),
     Number,
     Name,
+    Text,
     PathBelow(Vec<String>),
 }
 
@@ -95,6 +97,8 @@ fn parse(text: &str, written: &str) -> Result<Vec<Piece>, String> {
         found.push(match &rest[start + 1..end] {
             "size" | "number" => Piece::Number,
             "name" => Piece::Name,
+            "text" => Piece::Text,
+            "path" => Piece::PathBelow(Vec::new()),
             hole => {
                 let folder = hole.strip_prefix("path:").or_else(|| hole.strip_prefix("new-path:"));
                 let parts = folder.and_then(components);
@@ -139,6 +143,7 @@ fn fits(pattern: &[Piece], argument: &str) -> bool {
     }
     match &pattern[hole] {
         Piece::Literal(_) => false,
+        Piece::Text => !filled.contains('\0'),
         Piece::Number => filled.bytes().all(|byte| byte.is_ascii_digit()) && filled.len() <= 20,
         Piece::Name => filled
             .bytes()
@@ -196,6 +201,19 @@ mod tests {
             &pattern,
             &["/usr/bin/qemu-img", "create", "-f", "qcow2", "/scratch/x"]
         ));
+    }
+
+    #[test]
+    fn text_is_anything_but_an_option_and_a_path_is_plain() {
+        let sql = ["/usr/bin/psql", "--command={text}"];
+        assert!(covers(&sql, &["/usr/bin/psql", "--command=SELECT 'a; b'"]));
+        assert!(!covers(&sql, &["/usr/bin/psql", "--command=-x"]));
+        assert!(!covers(&sql, &["/usr/bin/psql", "--file=/etc/shadow"]));
+        let path = ["/bin/sync", "{path}"];
+        assert!(covers(&path, &["/bin/sync", "/srv/db"]));
+        for wrong in ["srv", "-f", "/srv/../etc", "/srv//db", "json:{}", "/"] {
+            assert!(!covers(&path, &["/bin/sync", wrong]), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,0 +1,158 @@
+//! One call of one of a hook's functions: its deadline, what it may do, and what it has said and asked for so far.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use coffre_engine::secret::SecretSource;
+use coffre_engine::{Attachment, Finding, HookContext, HookFailure, HookFailureKind, SnapshotOutcome};
+use parking_lot::Mutex;
+use rhai::{Dynamic, EvalAltResult, Position};
+
+use super::spec::HookSpec;
+use super::transcript::Transcript;
+use crate::grant::CommandPattern;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Check,
+    Pre,
+    Post,
+}
+
+impl Phase {
+    /// The script's function, too.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Pre => "pre",
+            Self::Post => "post",
+        }
+    }
+}
+
+/// What ends a script at once; no `try` in it sees this.
+#[derive(Clone, Debug)]
+pub(super) struct Stop {
+    pub kind: HookFailureKind,
+    pub text: String,
+    pub hint: Option<String>,
+}
+
+impl Stop {
+    pub(super) fn new(kind: HookFailureKind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into(), hint: None }
+    }
+
+    pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// As the interpreter passes it on.
+    pub(super) fn at(self, position: Position) -> Box<EvalAltResult> {
+        EvalAltResult::ErrorTerminated(Dynamic::from(self), position).into()
+    }
+}
+
+/// Shared by the script's thread and whoever waits for it.
+pub(super) struct Call {
+    pub hook: String,
+    pub phase: Phase,
+    pub deadline: Instant,
+    pub timeout: Duration,
+    /// Set when nobody waits for the outcome any more.
+    pub cancelled: Arc<AtomicBool>,
+    pub commands: Vec<CommandPattern>,
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// What commands are told.
+    pub environment: Vec<(String, String)>,
+    pub state: Mutex<State>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub transcript: Transcript,
+    pub application_consistent: bool,
+    pub attachments: Vec<Attachment>,
+    pub findings: Vec<Finding>,
+    /// Asked for once, however often the script does.
+    pub known_secrets: BTreeMap<String, String>,
+}
+
+impl Call {
+    /// Begins a call: from now on its timeout runs.
+    pub(super) fn begin(
+        hook: &str,
+        spec: &HookSpec,
+        phase: Phase,
+        context: &HookContext,
+        outcome: Option<SnapshotOutcome>,
+    ) -> Result<Self, HookFailure> {
+        let mut commands = Vec::new();
+        for words in &spec.commands {
+            let filled = CommandPattern::fill_in(words, &context.machine.settings).map_err(|cause| HookFailure {
+                kind: HookFailureKind::Invalid,
+                text: format!("[hook.{hook}.grant] process: {cause}"),
+                hint: None,
+                output: String::new(),
+            })?;
+            commands.extend(filled);
+        }
+        let mut environment = vec![
+            ("COFFRE_HOOK".to_owned(), hook.to_owned()),
+            ("COFFRE_PHASE".to_owned(), phase.as_str().to_owned()),
+            ("COFFRE_MACHINE".to_owned(), context.machine.name.clone()),
+            ("COFFRE_JOB".to_owned(), context.job.clone()),
+            ("COFFRE_ATTEMPT".to_owned(), context.attempt.to_string()),
+        ];
+        if let Some(outcome) = outcome {
+            environment.push(("COFFRE_OUTCOME".to_owned(), super::context::outcome_word(outcome).to_owned()));
+        }
+        Ok(Self {
+            hook: hook.to_owned(),
+            phase,
+            deadline: Instant::now() + context.timeout,
+            timeout: context.timeout,
+            cancelled: Arc::default(),
+            commands,
+            secrets: spec.secrets.clone(),
+            environment,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Why the script may not go on, if it may not.
+    pub(super) fn must_stop(&self) -> Option<Stop> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Some(Stop::new(HookFailureKind::Failed, "cancelled"));
+        }
+        (Instant::now() >= self.deadline).then(|| self.timed_out())
+    }
+
+    pub(super) fn timed_out(&self) -> Stop {
+        let text = format!("`{}` had not ended after {:.1} s", self.phase.as_str(), self.timeout.as_secs_f64());
+        Stop::new(HookFailureKind::TimedOut, text)
+            .with_hint(format!("give it more by `timeout` in [hook.{}], or find out what it waits for", self.hook))
+    }
+
+    /// Sleeps, but not past the deadline and not on when cancelled.
+    pub(super) fn pause(&self, how_long: Duration) -> Result<(), Stop> {
+        let until = Instant::now() + how_long.min(Duration::from_secs(365 * 86_400));
+        loop {
+            if let Some(stop) = self.must_stop() {
+                return Err(stop);
+            }
+            let left = until.min(self.deadline).saturating_duration_since(Instant::now());
+            if left.is_zero() && Instant::now() < self.deadline {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(super::limits::SLEEP_STEP));
+        }
+    }
+
+    pub(super) fn output(&self) -> String {
+        self.state.lock().transcript.text()
+    }
+}

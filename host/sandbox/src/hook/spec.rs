@@ -1,0 +1,111 @@
+//! What a hook is made of, and how the configuration's table becomes it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use coffre_engine::config::{Config, HookConfig, HookKind, HookPlace};
+use coffre_engine::secret::SecretSource;
+use coffre_engine::{HookFailure, HookFailureKind};
+use serde_json::Value;
+
+/// A hook as it is loaded.
+#[derive(Clone, Debug)]
+pub struct HookSpec {
+    pub kind: HookKind,
+    /// By absolute path.
+    pub file: PathBuf,
+    /// None is the host.
+    pub on: Option<HookPlace>,
+    /// The hook's own settings: `ctx.settings`.
+    pub settings: Value,
+    /// The `process` grants: a program and a pattern per argument, which may hold `${settings.NAME}` of the machine.
+    pub commands: Vec<Vec<String>>,
+    /// The `secret` grants: what `secret(name)` gives.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// The only folder that scripts import from.
+    pub scripts_folder: PathBuf,
+}
+
+impl HookSpec {
+    /// A Rhai script on the host, without settings and grants.
+    pub fn script(file: impl Into<PathBuf>, scripts_folder: impl Into<PathBuf>) -> Self {
+        Self {
+            kind: HookKind::Rhai,
+            file: file.into(),
+            on: None,
+            settings: Value::Object(serde_json::Map::new()),
+            commands: Vec::new(),
+            secrets: BTreeMap::new(),
+            scripts_folder: scripts_folder.into(),
+        }
+    }
+
+    /// As the configuration describes it. Grants that mean nothing to a script are refused, since who wrote them believes
+    /// that they do something.
+    pub fn from_config(config: &Config, hook: &HookConfig) -> Result<Self, HookFailure> {
+        let mut spec = Self {
+            kind: hook.kind,
+            on: hook.on.clone(),
+            settings: hook.settings.clone(),
+            ..Self::script(&hook.file, &config.coffre.scripts)
+        };
+        for (grant, value) in &hook.grant.0 {
+            let wrong = |cause: &str, hint: &str| invalid(&hook.name, grant, cause, hint);
+            match grant.as_str() {
+                "process" => {
+                    spec.commands = serde_json::from_value(value.clone()).map_err(|_| {
+                        wrong("must be a list of commands", "process = [[\"/usr/bin/psql\", \"--command={text}\"]]")
+                    })?;
+                }
+                "secret" => {
+                    let hint = "secret = { password = { file = \"/etc/coffre/db-password\" } }";
+                    let table = value.as_object().ok_or_else(|| wrong("must name secrets and where they are", hint))?;
+                    for (name, place) in table {
+                        let source = source(place).ok_or_else(|| wrong(&format!("`{name}` says no place"), hint))?;
+                        spec.secrets.insert(name.clone(), source);
+                    }
+                }
+                _ => return Err(wrong("means nothing to a script", "a script can be granted `process` and `secret`")),
+            }
+        }
+        Ok(spec)
+    }
+
+    /// A hook that is meant for a guest must never run on the hypervisor instead.
+    pub(super) fn refuse_other_places(&self, name: &str) -> Result<(), HookFailure> {
+        match &self.on {
+            None | Some(HookPlace::Host) => Ok(()),
+            Some(HookPlace::Agent | HookPlace::Ssh(_)) => Err(HookFailure {
+                kind: HookFailureKind::Invalid,
+                text: format!("the hook `{name}` is to run inside the machine, which this version cannot do yet"),
+                hint: Some("with on = \"host\" it would run on this host".to_owned()),
+                output: String::new(),
+            }),
+        }
+    }
+}
+
+fn invalid(hook: &str, grant: &str, cause: &str, hint: &str) -> HookFailure {
+    HookFailure {
+        kind: HookFailureKind::Invalid,
+        text: format!("[hook.{hook}.grant] {grant}: {cause}"),
+        hint: Some(hint.to_owned()),
+        output: String::new(),
+    }
+}
+
+fn source(place: &Value) -> Option<SecretSource> {
+    let table = place.as_object().filter(|table| table.len() == 1)?;
+    let (kind, value) = table.iter().next()?;
+    match kind.as_str() {
+        "file" => {
+            value.as_str().map(PathBuf::from).filter(|path| path.is_absolute()).map(SecretSource::File)
+        }
+        "env" => value.as_str().map(|name| SecretSource::Env(name.to_owned())),
+        "command" => {
+            let words: Vec<String> = serde_json::from_value(value.clone()).ok()?;
+            words.first().is_some_and(|program| program.starts_with('/')).then_some(SecretSource::Command(words))
+        }
+        _ => None,
+    }
+}
