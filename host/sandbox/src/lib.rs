@@ -12,9 +12,9 @@ mod component;
 mod engine;
 mod error;
 mod grant;
+pub mod hook;
 pub mod limits;
 mod manifest;
-pub mod hook;
 pub mod process;
 mod provider;
 

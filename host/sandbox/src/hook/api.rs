@@ -39,8 +39,16 @@ fn register_output(engine: &mut Engine, call: &Arc<Call>) {
     engine.on_debug(move |text, _, position| said(&with, &format!("{position:?}: {text}")));
     let with = call.clone();
     engine.on_progress(move |operations| {
-        let stop = operations.is_multiple_of(limits::OPERATIONS_PER_LOOK).then(|| with.must_stop())?;
-        stop.map(Dynamic::from)
+        let looks_at = |every: u64| operations.is_multiple_of(every);
+        let stop = looks_at(limits::OPERATIONS_PER_LOOK)
+            .then(|| with.must_stop())
+            .flatten();
+        let too_much = || {
+            looks_at(limits::OPERATIONS_PER_MEMORY_LOOK)
+                .then(|| with.holds_too_much())
+                .flatten()
+        };
+        stop.or_else(too_much).map(Dynamic::from)
     });
 }
 
@@ -54,25 +62,27 @@ fn register_commands(engine: &mut Engine, call: &Arc<Call>) {
         run(&with, &at, program, args, Map::new())
     });
     let with = call.clone();
-    engine.register_fn("run", move |at: NativeCallContext<'_>, program: &str, args: Array, options: Map| {
-        run(&with, &at, program, args, options)
-    });
+    engine.register_fn(
+        "run",
+        move |at: NativeCallContext<'_>, program: &str, args: Array, options: Map| {
+            run(&with, &at, program, args, options)
+        },
+    );
     let with = call.clone();
     engine.register_fn("secret", move |at: NativeCallContext<'_>, name: &str| {
-        secret(&with, name).map_err(|stop| stop.at(at.call_position()))
+        secret(&with, name).map_err(|stop| stop.at(&at))
     });
 }
 
 /// Runs a granted command to its end: `#{status, stdout, stderr, cut}`.
 fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, options: Map) -> Outcome<Map> {
-    let fail = |text: String| -> Box<EvalAltResult> {
-        EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into()
-    };
+    let fail =
+        |text: String| -> Box<EvalAltResult> { EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into() };
     let arguments = words(args).map_err(&fail)?;
     let (input, own_timeout) = run_options(options).map_err(&fail)?;
-    allowed(call, program, &arguments).map_err(|stop| stop.at(at.call_position()))?;
+    allowed(call, program, &arguments).map_err(|stop| stop.at(at))?;
     if let Some(stop) = call.must_stop() {
-        return Err(stop.at(at.call_position()));
+        return Err(stop.at(at));
     }
     call.state.lock().transcript.line(&shown(program, &arguments));
     let own_deadline = own_timeout.map(|timeout| Instant::now() + timeout);
@@ -86,8 +96,12 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
     let ended = process::run(&command.args(arguments));
     let mut state = call.state.lock();
     if let Some(output) = ended.as_ref().map_or_else(ProcessError::output, Some) {
-        state.transcript.command_output(&output.stdout.bytes, output.stdout.is_cut());
-        state.transcript.command_output(&output.stderr.bytes, output.stderr.is_cut());
+        state
+            .transcript
+            .command_output(&output.stdout.bytes, output.stdout.is_cut());
+        state
+            .transcript
+            .command_output(&output.stderr.bytes, output.stderr.is_cut());
     }
     match ended {
         Ok(output) => {
@@ -96,8 +110,14 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
             }
             Ok(Map::from([
                 ("status".into(), i64::from(output.status).into()),
-                ("stdout".into(), String::from_utf8_lossy(&output.stdout.bytes).into_owned().into()),
-                ("stderr".into(), String::from_utf8_lossy(&output.stderr.bytes).into_owned().into()),
+                (
+                    "stdout".into(),
+                    String::from_utf8_lossy(&output.stdout.bytes).into_owned().into(),
+                ),
+                (
+                    "stderr".into(),
+                    String::from_utf8_lossy(&output.stderr.bytes).into_owned().into(),
+                ),
                 ("cut".into(), (output.stdout.is_cut() || output.stderr.is_cut()).into()),
             ]))
         }
@@ -105,10 +125,14 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
             if own_deadline.is_some_and(|own| own < call.deadline) {
                 return Err(fail(error.to_string()));
             }
-            Err(Stop { text: error.to_string(), ..call.timed_out() }.at(at.call_position()))
+            Err(Stop {
+                text: error.to_string(),
+                ..call.timed_out()
+            }
+            .at(at))
         }
         Err(error @ (ProcessError::Cancelled { .. } | ProcessError::LeftBehind { .. })) => {
-            Err(Stop::new(HookFailureKind::Failed, error.to_string()).at(at.call_position()))
+            Err(Stop::new(HookFailureKind::Failed, error.to_string()).at(at))
         }
         Err(error) => Err(fail(error.to_string())),
     }
@@ -121,7 +145,9 @@ fn words(args: Array) -> Result<Vec<String>, String> {
     args.into_iter()
         .map(|arg| match arg.type_name() {
             "string" | "char" | "i64" => Ok(arg.to_string()),
-            other => Err(format!("an argument of a command is a text or a whole number, not {other}")),
+            other => Err(format!(
+                "an argument of a command is a text or a whole number, not {other}"
+            )),
         })
         .collect()
 }
@@ -132,13 +158,26 @@ fn run_options(options: Map) -> Result<(Vec<u8>, Option<Duration>), String> {
     for (name, value) in options {
         match name.as_str() {
             "input" => {
-                input = value.into_string().map_err(|found| format!("`input` is a text, not {found}"))?.into_bytes();
+                input = value
+                    .into_string()
+                    .map_err(|found| format!("`input` is a text, not {found}"))?
+                    .into_bytes();
                 if input.len() > limits::INPUT_BYTES {
                     return Err(format!("`input` may have at most {} bytes", limits::INPUT_BYTES));
                 }
             }
-            "timeout_ms" => timeout = Some(milliseconds(value.as_int().map_err(|found| format!("`timeout_ms` is a number, not {found}"))?)),
-            other => return Err(format!("`run` has no option `{other}`; there are `input` and `timeout_ms`")),
+            "timeout_ms" => {
+                timeout = Some(milliseconds(
+                    value
+                        .as_int()
+                        .map_err(|found| format!("`timeout_ms` is a number, not {found}"))?,
+                ))
+            }
+            other => {
+                return Err(format!(
+                    "`run` has no option `{other}`; there are `input` and `timeout_ms`"
+                ));
+            }
         }
     }
     Ok((input, timeout))
@@ -149,10 +188,19 @@ fn allowed(call: &Call, program: &str, arguments: &[String]) -> Result<(), Stop>
     let state = call.state.lock();
     if !call.commands.iter().any(|pattern| pattern.covers(program, arguments)) {
         let command = state.transcript.redact(&shown_as_grant(program, arguments));
-        return Err(Stop::new(HookFailureKind::Denied, format!("no grant allows the command {command}"))
-            .with_hint(format!("allow it, or a pattern of it, in [hook.{}.grant]: process = [{command}]", call.hook)));
+        return Err(Stop::new(
+            HookFailureKind::Denied,
+            format!("no grant allows the command {command}"),
+        )
+        .with_hint(format!(
+            "allow it, or a pattern of it, in [hook.{}.grant]: process = [{command}]",
+            call.hook
+        )));
     }
-    if let Some(name) = arguments.iter().find_map(|argument| state.transcript.secret_in(argument)) {
+    if let Some(name) = arguments
+        .iter()
+        .find_map(|argument| state.transcript.secret_in(argument))
+    {
         let text = format!("the secret `{name}` may not be an argument: every user can see those in the process list");
         return Err(Stop::new(HookFailureKind::Denied, text)
             .with_hint("give it on standard input: run(program, args, #{ input: secret })"));
@@ -161,17 +209,28 @@ fn allowed(call: &Call, program: &str, arguments: &[String]) -> Result<(), Stop>
 }
 
 fn shown_as_grant(program: &str, arguments: &[String]) -> String {
-    let words: Vec<_> = std::iter::once(program).chain(arguments.iter().map(String::as_str)).collect();
+    let words: Vec<_> = std::iter::once(program)
+        .chain(arguments.iter().map(String::as_str))
+        .collect();
     format!("{words:?}")
 }
 
 fn shown(program: &str, arguments: &[String]) -> String {
     let plain = |text: &&str| {
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_=./:,@%+".contains(&byte))
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_=./:,@%+".contains(&byte))
     };
-    std::iter::once(program).chain(arguments.iter().map(String::as_str)).fold("$".to_owned(), |line, word| {
-        if plain(&word) { format!("{line} {word}") } else { format!("{line} {word:?}") }
-    })
+    std::iter::once(program)
+        .chain(arguments.iter().map(String::as_str))
+        .fold("$".to_owned(), |line, word| {
+            if plain(&word) {
+                format!("{line} {word}")
+            } else {
+                format!("{line} {word:?}")
+            }
+        })
 }
 
 fn secret(call: &Call, name: &str) -> Result<ImmutableString, Stop> {
@@ -179,16 +238,20 @@ fn secret(call: &Call, name: &str) -> Result<ImmutableString, Stop> {
         return Ok(value.into());
     }
     let Some(source) = call.secrets.get(name) else {
-        return Err(Stop::new(HookFailureKind::Denied, format!("no grant allows the secret `{name}`")).with_hint(format!(
-            "allow it in [hook.{}.grant]: secret = {{ {name} = {{ file = \"/etc/coffre/{name}\" }} }}",
-            call.hook
-        )));
+        return Err(
+            Stop::new(HookFailureKind::Denied, format!("no grant allows the secret `{name}`")).with_hint(format!(
+                "allow it in [hook.{}.grant]: secret = {{ {name} = {{ file = \"/etc/coffre/{name}\" }} }}",
+                call.hook
+            )),
+        );
     };
     let unknown = |cause: String| Stop::new(HookFailureKind::Failed, format!("the secret `{name}`: {cause}"));
     let value = match source {
         // By our own runner, which keeps the deadline and leaves nothing behind.
         SecretSource::Command(words) => {
-            let (program, arguments) = words.split_first().ok_or_else(|| unknown("an empty command".to_owned()))?;
+            let (program, arguments) = words
+                .split_first()
+                .ok_or_else(|| unknown("an empty command".to_owned()))?;
             let command = Command {
                 deadline: call.deadline,
                 cancelled: Some(call.cancelled.clone()),
@@ -198,14 +261,18 @@ fn secret(call: &Call, name: &str) -> Result<ImmutableString, Stop> {
             if output.status != 0 || output.stdout.is_cut() {
                 return Err(unknown(format!("{program} failed (status {})", output.status)));
             }
-            let text = String::from_utf8(output.stdout.bytes).map_err(|_| unknown("it is not UTF-8 text".to_owned()))?;
+            let text =
+                String::from_utf8(output.stdout.bytes).map_err(|_| unknown("it is not UTF-8 text".to_owned()))?;
             text.trim_end_matches(['\n', '\r']).to_owned()
         }
         source => match source.resolve_text() {
             Ok(text) => text.as_str().to_owned(),
             Err(error) => {
                 let stop = unknown(error.to_string());
-                return Err(Stop { hint: error.hint(), ..stop });
+                return Err(Stop {
+                    hint: error.hint(),
+                    ..stop
+                });
             }
         },
     };
@@ -225,7 +292,7 @@ fn milliseconds(number: i64) -> Duration {
 fn register_waiting(engine: &mut Engine, call: &Arc<Call>) {
     let with = call.clone();
     engine.register_fn("sleep", move |at: NativeCallContext<'_>, ms: i64| -> Outcome<()> {
-        with.pause(milliseconds(ms)).map_err(|stop| stop.at(at.call_position()))
+        with.pause(milliseconds(ms)).map_err(|stop| stop.at(&at))
     });
     // Rhai's own counts seconds and would sleep past the deadline.
     engine.register_fn("sleep", |at: NativeCallContext<'_>, _: f64| -> Outcome<()> {
@@ -233,47 +300,59 @@ fn register_waiting(engine: &mut Engine, call: &Arc<Call>) {
         Err(EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into())
     });
     let with = call.clone();
-    engine.register_fn("wait_until", move |at: NativeCallContext<'_>, is_so: FnPtr, ms: i64| -> Outcome<bool> {
-        let until = Instant::now() + milliseconds(ms).min(with.timeout);
-        let mut pause = limits::FIRST_WAIT;
-        loop {
-            if is_so.call_within_context::<bool>(&at, ())? {
-                return Ok(true);
+    engine.register_fn(
+        "wait_until",
+        move |at: NativeCallContext<'_>, is_so: FnPtr, ms: i64| -> Outcome<bool> {
+            let until = Instant::now() + milliseconds(ms).min(with.timeout);
+            let mut pause = limits::FIRST_WAIT;
+            loop {
+                if is_so.call_within_context::<bool>(&at, ())? {
+                    return Ok(true);
+                }
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(false);
+                }
+                with.pause(pause.min(left)).map_err(|stop| stop.at(&at))?;
+                pause = (pause * 2).min(limits::LONGEST_WAIT);
             }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(false);
-            }
-            with.pause(pause.min(left)).map_err(|stop| stop.at(at.call_position()))?;
-            pause = (pause * 2).min(limits::LONGEST_WAIT);
-        }
-    });
+        },
+    );
 }
 
 fn register_declarations(engine: &mut Engine, call: &Arc<Call>) {
     let with = call.clone();
-    engine.register_fn("application_consistent", move |at: NativeCallContext<'_>| -> Outcome<()> {
-        only_in(&with, &at, "application_consistent", Phase::Pre)?;
-        with.state.lock().application_consistent = true;
-        Ok(())
-    });
+    engine.register_fn(
+        "application_consistent",
+        move |at: NativeCallContext<'_>| -> Outcome<()> {
+            only_in(&with, &at, "application_consistent", Phase::Pre)?;
+            with.state.lock().application_consistent = true;
+            Ok(())
+        },
+    );
     let with = call.clone();
     engine.register_fn("attach", move |at: NativeCallContext<'_>, name: &str, text: &str| {
         attach(&with, &at, name, text)
     });
-    for (name, level) in
-        [("note", FindingLevel::Note), ("warning", FindingLevel::Warning), ("blocking", FindingLevel::Blocking)]
-    {
+    for (name, level) in [
+        ("note", FindingLevel::Note),
+        ("warning", FindingLevel::Warning),
+        ("blocking", FindingLevel::Blocking),
+    ] {
         let with = call.clone();
         engine.register_fn(name, move |at: NativeCallContext<'_>, text: &str| -> Outcome<()> {
             only_in(&with, &at, name, Phase::Check)?;
             let mut state = with.state.lock();
             if state.findings.len() >= limits::FINDINGS {
                 let text = format!("a check may have at most {} findings", limits::FINDINGS);
-                return Err(Stop::new(HookFailureKind::Limit, text).at(at.call_position()));
+                return Err(Stop::new(HookFailureKind::Limit, text).at(&at));
             }
             let text = log_line(&state.transcript.redact(text)).to_owned();
-            state.findings.push(Finding { level, disk: None, text });
+            state.findings.push(Finding {
+                level,
+                disk: None,
+                text,
+            });
             Ok(())
         });
     }
@@ -287,16 +366,25 @@ fn attach(call: &Call, at: &NativeCallContext<'_>, name: &str, text: &str) -> Ou
         || name.starts_with('.')
         || name.contains(|letter: char| letter == '/' || letter.is_control())
     {
-        Stop::new(HookFailureKind::Failed, format!("{name:?} cannot be the name of an attachment"))
-            .with_hint("a name is like that of a file: no `/`, no `.` in front")
+        Stop::new(
+            HookFailureKind::Failed,
+            format!("{name:?} cannot be the name of an attachment"),
+        )
+        .with_hint("a name is like that of a file: no `/`, no `.` in front")
     } else if state.attachments.iter().any(|attachment| attachment.name == name) {
-        Stop::new(HookFailureKind::Failed, format!("there is an attachment {name:?} already"))
+        Stop::new(
+            HookFailureKind::Failed,
+            format!("there is an attachment {name:?} already"),
+        )
     } else if state.attachments.len() >= limits::ATTACHMENTS {
         let text = format!("a hook may attach at most {} texts", limits::ATTACHMENTS);
         Stop::new(HookFailureKind::Limit, text)
     } else if let Some(secret) = state.transcript.secret_in(text) {
-        Stop::new(HookFailureKind::Denied, format!("the attachment {name:?} holds the secret `{secret}`"))
-            .with_hint("whoever restores the point could read it")
+        Stop::new(
+            HookFailureKind::Denied,
+            format!("the attachment {name:?} holds the secret `{secret}`"),
+        )
+        .with_hint("whoever restores the point could read it")
     } else {
         state.attachments.push(Attachment {
             name: name.to_owned(),
@@ -305,23 +393,27 @@ fn attach(call: &Call, at: &NativeCallContext<'_>, name: &str, text: &str) -> Ou
         });
         return Ok(());
     };
-    Err(stop.at(at.call_position()))
+    Err(stop.at(at))
 }
 
 fn only_in(call: &Call, at: &NativeCallContext<'_>, function: &str, phase: Phase) -> Outcome<()> {
     if call.phase == phase {
         return Ok(());
     }
-    let text = format!("{function} belongs in `fn {}`, not in `{}`", phase.as_str(), call.phase.as_str());
-    Err(Stop::new(HookFailureKind::Failed, text).at(at.call_position()))
+    let text = format!(
+        "{function} belongs in `fn {}`, not in `{}`",
+        phase.as_str(),
+        call.phase.as_str()
+    );
+    Err(Stop::new(HookFailureKind::Failed, text).at(at))
 }
 
 fn register_endings(engine: &mut Engine) {
     engine.register_fn("fail", |at: NativeCallContext<'_>, text: &str| -> Outcome<()> {
-        Err(Stop::new(HookFailureKind::Failed, text).at(at.call_position()))
+        Err(Stop::new(HookFailureKind::Failed, text).at(&at))
     });
     engine.register_fn("try_again", |at: NativeCallContext<'_>, text: &str| -> Outcome<()> {
-        Err(Stop::new(HookFailureKind::TryAgain, text).at(at.call_position()))
+        Err(Stop::new(HookFailureKind::TryAgain, text).at(&at))
     });
 }
 
@@ -336,10 +428,14 @@ fn register_checked_replace(engine: &mut Engine) {
         *text = text.replace(old, new).into();
         Ok(())
     }
-    engine.register_fn("replace", |at: NativeCallContext<'_>, text: &mut ImmutableString, old: &str, new: &str| {
-        replace(&at, text, old, new)
-    });
-    engine.register_fn("replace", |at: NativeCallContext<'_>, text: &mut ImmutableString, old: char, new: &str| {
-        replace(&at, text, old.encode_utf8(&mut [0; 4]), new)
-    });
+    engine.register_fn(
+        "replace",
+        |at: NativeCallContext<'_>, text: &mut ImmutableString, old: &str, new: &str| replace(&at, text, old, new),
+    );
+    engine.register_fn(
+        "replace",
+        |at: NativeCallContext<'_>, text: &mut ImmutableString, old: char, new: &str| {
+            replace(&at, text, old.encode_utf8(&mut [0; 4]), new)
+        },
+    );
 }

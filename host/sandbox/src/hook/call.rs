@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use coffre_engine::secret::SecretSource;
 use coffre_engine::{Attachment, Finding, HookContext, HookFailure, HookFailureKind, SnapshotOutcome};
 use parking_lot::Mutex;
-use rhai::{Dynamic, EvalAltResult, Position};
+use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
+use super::limits::GROWTH_BYTES;
 use super::spec::HookSpec;
 use super::transcript::Transcript;
 use crate::grant::CommandPattern;
@@ -38,11 +39,18 @@ pub(super) struct Stop {
     pub kind: HookFailureKind,
     pub text: String,
     pub hint: Option<String>,
+    /// Kept here, since the interpreter overwrites an error's own position with those of the calls around it.
+    pub place: Option<(String, Position)>,
 }
 
 impl Stop {
     pub(super) fn new(kind: HookFailureKind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into(), hint: None }
+        Self {
+            kind,
+            text: text.into(),
+            hint: None,
+            place: None,
+        }
     }
 
     pub(super) fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -50,8 +58,13 @@ impl Stop {
         self
     }
 
-    /// As the interpreter passes it on.
-    pub(super) fn at(self, position: Position) -> Box<EvalAltResult> {
+    /// As the interpreter passes it on, from the call of a function of ours.
+    pub(super) fn at(self, context: &NativeCallContext<'_>) -> Box<EvalAltResult> {
+        self.placed(context.call_source(), context.call_position())
+    }
+
+    pub(super) fn placed(mut self, file: Option<&str>, position: Position) -> Box<EvalAltResult> {
+        self.place = Some((file.unwrap_or_default().to_owned(), position));
         EvalAltResult::ErrorTerminated(Dynamic::from(self), position).into()
     }
 }
@@ -62,6 +75,8 @@ pub(super) struct Call {
     pub phase: Phase,
     pub deadline: Instant,
     pub timeout: Duration,
+    /// The memory that the process had when the call began.
+    resident_bytes: u64,
     /// Set when nobody waits for the outcome any more.
     pub cancelled: Arc<AtomicBool>,
     pub commands: Vec<CommandPattern>,
@@ -108,13 +123,17 @@ impl Call {
             ("COFFRE_ATTEMPT".to_owned(), context.attempt.to_string()),
         ];
         if let Some(outcome) = outcome {
-            environment.push(("COFFRE_OUTCOME".to_owned(), super::context::outcome_word(outcome).to_owned()));
+            environment.push((
+                "COFFRE_OUTCOME".to_owned(),
+                super::context::outcome_word(outcome).to_owned(),
+            ));
         }
         Ok(Self {
             hook: hook.to_owned(),
             phase,
             deadline: Instant::now() + context.timeout,
             timeout: context.timeout,
+            resident_bytes: resident_bytes(),
             cancelled: Arc::default(),
             commands,
             secrets: spec.secrets.clone(),
@@ -131,10 +150,24 @@ impl Call {
         (Instant::now() >= self.deadline).then(|| self.timed_out())
     }
 
+    /// Why the script may not go on, if what it holds has grown too large.
+    pub(super) fn holds_too_much(&self) -> Option<Stop> {
+        (resident_bytes().saturating_sub(self.resident_bytes) > GROWTH_BYTES).then(|| {
+            Stop::new(HookFailureKind::Limit, "the script holds too much in memory")
+                .with_hint(format!("the limit is {} MiB", GROWTH_BYTES >> 20))
+        })
+    }
+
     pub(super) fn timed_out(&self) -> Stop {
-        let text = format!("`{}` had not ended after {:.1} s", self.phase.as_str(), self.timeout.as_secs_f64());
-        Stop::new(HookFailureKind::TimedOut, text)
-            .with_hint(format!("give it more by `timeout` in [hook.{}], or find out what it waits for", self.hook))
+        let text = format!(
+            "`{}` had not ended after {:.1} s",
+            self.phase.as_str(),
+            self.timeout.as_secs_f64()
+        );
+        Stop::new(HookFailureKind::TimedOut, text).with_hint(format!(
+            "give it more by `timeout` in [hook.{}], or find out what it waits for",
+            self.hook
+        ))
     }
 
     /// Sleeps, but not past the deadline and not on when cancelled.
@@ -155,4 +188,12 @@ impl Call {
     pub(super) fn output(&self) -> String {
         self.state.lock().transcript.text()
     }
+}
+
+/// The process's memory (proc_pid_statm(5)); 0 where that is not known.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
 }

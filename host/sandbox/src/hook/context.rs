@@ -1,7 +1,9 @@
 //! What a script is told: `ctx`, and what `pre` leaves for `post`.
 
+use std::sync::Arc;
+
 use coffre_engine::{HookContext, OsFamily, SnapshotOutcome};
-use rhai::Dynamic;
+use rhai::{Dynamic, Engine, EvalAltResult, Map, NativeCallContext};
 use serde_json::{Value, json};
 
 use super::call::Phase;
@@ -14,15 +16,34 @@ pub(super) fn outcome_word(outcome: SnapshotOutcome) -> &'static str {
     }
 }
 
-/// The map that the script's functions get. It is theirs alone: changing it would change nothing, so it is read-only.
-pub(super) fn map(
+/// What a script's functions get: a map that can be read and not changed.
+#[derive(Clone)]
+pub(super) struct Told(Arc<Map>);
+
+impl Told {
+    /// Teaches the interpreter to read one.
+    pub(super) fn register(engine: &mut Engine) {
+        engine.register_type_with_name::<Self>("context").register_indexer_get(
+            |at: NativeCallContext<'_>, told: &mut Self, name: &str| -> Result<Dynamic, Box<EvalAltResult>> {
+                told.0.get(name).cloned().ok_or_else(|| {
+                    let known: Vec<_> = told.0.keys().map(|name| name.as_str()).collect();
+                    let text = format!("ctx has no `{name}` here; it has {}", known.join(", "));
+                    EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into()
+                })
+            },
+        );
+    }
+}
+
+/// What one call is told.
+pub(super) fn told(
     hook: &str,
     settings: &Value,
     phase: Phase,
     context: &HookContext,
     memory: Option<&str>,
     outcome: Option<SnapshotOutcome>,
-) -> Result<Dynamic, String> {
+) -> Result<Told, String> {
     let os = match context.machine.os {
         OsFamily::Linux => "linux",
         OsFamily::Windows => "windows",
@@ -45,12 +66,16 @@ pub(super) fn map(
     if let Some(outcome) = outcome {
         told["outcome"] = outcome_word(outcome).into();
         told["memory"] = match memory {
-            Some(text) => serde_json::from_str(text).map_err(|error| format!("what `pre` left cannot be read: {error}"))?,
+            Some(text) => {
+                serde_json::from_str(text).map_err(|error| format!("what `pre` left cannot be read: {error}"))?
+            }
             None => Value::Null,
         };
     }
     let told = rhai::serde::to_dynamic(told).map_err(|error| error.to_string())?;
-    Ok(told.into_read_only())
+    told.try_cast::<Map>()
+        .map(|map| Told(Arc::new(map)))
+        .ok_or_else(|| "it is not a map".to_owned())
 }
 
 /// What `pre` returned, as JSON. None: nothing.
@@ -58,7 +83,32 @@ pub(super) fn memory(returned: &Dynamic) -> Result<Option<String>, String> {
     if returned.is_unit() {
         return Ok(None);
     }
-    serde_json::to_string(returned).map(Some).map_err(|_| {
-        format!("`pre` returned {}, which cannot be kept: only texts, numbers, truths, lists and maps can", returned.type_name())
+    let kept = plain(returned).ok_or_else(|| {
+        let what = "only texts, numbers, truths, lists and maps of them can";
+        format!(
+            "what `pre` returned ({}) cannot be kept for `post`: {what}",
+            returned.type_name()
+        )
+    })?;
+    Ok(Some(kept.to_string()))
+}
+
+fn plain(value: &Dynamic) -> Option<Value> {
+    if let Ok(list) = value.as_array_ref() {
+        return list.iter().map(plain).collect();
+    }
+    if let Ok(map) = value.as_map_ref() {
+        return map
+            .iter()
+            .map(|(name, value)| Some((name.to_string(), plain(value)?)))
+            .collect();
+    }
+    Some(match value.type_name() {
+        "()" => Value::Null,
+        "bool" => value.as_bool().ok()?.into(),
+        "i64" => value.as_int().ok()?.into(),
+        "f64" => value.as_float().ok()?.into(),
+        "string" | "char" => value.to_string().into(),
+        _ => return None,
     })
 }

@@ -25,30 +25,52 @@ pub(super) fn of_parsing(file: &Path, error: &ParseError) -> HookFailure {
 
 /// A hook that cannot be loaded.
 pub(super) fn invalid(text: String, hint: Option<String>) -> HookFailure {
-    HookFailure { kind: HookFailureKind::Invalid, text, hint, output: String::new() }
+    HookFailure {
+        kind: HookFailureKind::Invalid,
+        text,
+        hint,
+        output: String::new(),
+    }
 }
 
 /// A script that did not come to its end. `output` is what it had said.
 pub(super) fn of_running(file: &Path, error: &EvalAltResult, output: String) -> HookFailure {
     let (file, cause) = innermost(file.display().to_string(), error);
-    let place = at(&file, cause.position());
+    let mut place = at(&file, cause.position());
     let (kind, text, hint) = match cause {
         EvalAltResult::ErrorTerminated(token, _) => match token.read_lock::<Stop>() {
-            Some(stop) => (stop.kind, stop.text.clone(), stop.hint.clone()),
+            Some(stop) => {
+                if let Some((source, position)) = &stop.place {
+                    place = at(if source.is_empty() { &file } else { source }, *position);
+                }
+                (stop.kind, stop.text.clone(), stop.hint.clone())
+            }
             None => (HookFailureKind::Failed, token.to_string(), None),
         },
         EvalAltResult::ErrorRuntime(token, _) => (HookFailureKind::Failed, token.to_string(), None),
         EvalAltResult::ErrorParsing(cause, _) => (HookFailureKind::Invalid, cause.to_string(), None),
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
             let hint = "docs/hooks.md lists what a script can call, and with what";
-            (HookFailureKind::Failed, format!("there is no function {signature}"), Some(hint.to_owned()))
+            let signature = signature
+                .replace("&str | ImmutableString | String", "text")
+                .replace("i64", "number");
+            (
+                HookFailureKind::Failed,
+                format!("there is no function {signature}"),
+                Some(hint.to_owned()),
+            )
         }
         other => match limit(other) {
             Some((text, hint)) => (HookFailureKind::Limit, text.to_owned(), Some(hint)),
             None => (HookFailureKind::Failed, without_position(other), None),
         },
     };
-    HookFailure { kind, text: format!("{place}{text}"), hint, output }
+    HookFailure {
+        kind,
+        text: format!("{place}{text}"),
+        hint,
+        output,
+    }
 }
 
 /// The error at the bottom of a chain of calls and imports, and the file that it is in.
@@ -75,12 +97,14 @@ fn innermost(mut file: String, mut error: &EvalAltResult) -> (String, &EvalAltRe
 fn limit(error: &EvalAltResult) -> Option<(&'static str, String)> {
     let most = |number: usize, what: &str| format!("the limit is {number} {what}");
     Some(match error {
-        EvalAltResult::ErrorTooManyOperations(_) => {
-            ("the script computes without end", format!("the limit is {} operations", limits::OPERATIONS))
-        }
-        EvalAltResult::ErrorStackOverflow(_) => {
-            ("functions call each other without end", most(limits::CALL_LEVELS, "calls within each other"))
-        }
+        EvalAltResult::ErrorTooManyOperations(_) => (
+            "the script computes without end",
+            format!("the limit is {} operations", limits::OPERATIONS),
+        ),
+        EvalAltResult::ErrorStackOverflow(_) => (
+            "functions call each other without end",
+            most(limits::CALL_LEVELS, "calls within each other"),
+        ),
         EvalAltResult::ErrorTooManyVariables(_) => ("too many variables", most(limits::VARIABLES, "at a time")),
         EvalAltResult::ErrorTooManyModules(_) => ("too many imports", most(limits::MODULES, "files")),
         EvalAltResult::ErrorDataTooLarge(..) => (

@@ -22,15 +22,24 @@ pub(super) struct ScriptsFolder {
 
 impl ScriptsFolder {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), modules: Mutex::default() }
+        Self {
+            folder: folder.to_owned(),
+            modules: Mutex::default(),
+        }
     }
 
     fn file(&self, name: &str) -> Result<(PathBuf, String), Stop> {
         let path = Path::new(name);
         let below = !name.is_empty() && path.components().all(|part| matches!(part, Component::Normal(_)));
         let outside = || {
-            Stop::new(HookFailureKind::Denied, format!("import {name:?} is not below the scripts folder"))
-                .with_hint(format!("scripts import by relative path from {}", self.folder.display()))
+            Stop::new(
+                HookFailureKind::Denied,
+                format!("import {name:?} is not below the scripts folder"),
+            )
+            .with_hint(format!(
+                "scripts import by relative path from {}",
+                self.folder.display()
+            ))
         };
         if !below {
             return Err(outside());
@@ -38,9 +47,8 @@ impl ScriptsFolder {
         let mut file = self.folder.join(path).into_os_string();
         file.push(".rhai");
         let (real, content) = trust::read(Path::new(&file)).map_err(|error| Stop {
-            kind: HookFailureKind::Invalid,
-            text: format!("import {name:?}: {error}"),
             hint: error.hint(),
+            ..Stop::new(HookFailureKind::Invalid, format!("import {name:?}: {error}"))
         })?;
         // A link may lead out of it.
         if !self.folder.canonicalize().is_ok_and(|folder| real.starts_with(folder)) {
@@ -54,18 +62,18 @@ impl ModuleResolver for ScriptsFolder {
     fn resolve(
         &self,
         engine: &Engine,
-        _source: Option<&str>,
+        source: Option<&str>,
         name: &str,
         position: Position,
     ) -> Result<Arc<Module>, Box<EvalAltResult>> {
-        let (real, content) = self.file(name).map_err(|stop| stop.at(position))?;
+        let (real, content) = self.file(name).map_err(|stop| stop.placed(source, position))?;
         {
             let mut modules = self.modules.lock();
             match modules.get(&real) {
                 Some(Some(module)) => return Ok(module.clone()),
                 Some(None) => {
                     let stop = Stop::new(HookFailureKind::Invalid, format!("import {name:?} imports itself"));
-                    return Err(stop.at(position));
+                    return Err(stop.placed(source, position));
                 }
                 None if modules.len() >= MODULES => {
                     return Err(EvalAltResult::ErrorTooManyModules(position).into());
@@ -74,9 +82,13 @@ impl ModuleResolver for ScriptsFolder {
             };
         }
         let within = |error| EvalAltResult::ErrorInModule(real.display().to_string(), error, position);
-        let mut tree = engine.compile(&content).map_err(|error| within(Box::new(error.into())))?;
+        let mut tree = engine
+            .compile(&content)
+            .map_err(|error| within(Box::new(error.into())))?;
         tree.set_source(real.display().to_string());
-        let module: Arc<Module> = Module::eval_ast_as_new(Scope::new(), &tree, engine).map_err(within)?.into();
+        let module: Arc<Module> = Module::eval_ast_as_new(Scope::new(), &tree, engine)
+            .map_err(within)?
+            .into();
         self.modules.lock().insert(real, Some(module.clone()));
         Ok(module)
     }

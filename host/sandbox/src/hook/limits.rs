@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-/// About a second of computing. A script waits for others and computes little; one that loops by mistake ends here even
-/// if its timeout is long.
-pub const OPERATIONS: u64 = 10_000_000;
+/// A fraction of a second of computing: twenty steps for each line of the longest output. A script waits for others and
+/// computes little; one that loops by mistake ends here even if its timeout is long. Also what bounds a map that grows by
+/// assignment, which the interpreter looks at only later.
+pub const OPERATIONS: u64 = 2_000_000;
 
 /// Enough for any recursion over a small tree, and far from the end of [`STACK_BYTES`] together with the expression depths.
 pub const CALL_LEVELS: usize = 32;
@@ -37,6 +38,15 @@ pub const SCRIPT_BYTES: u64 = 256 * 1024;
 
 /// How often the clock is looked at: every so many operations, which take microseconds.
 pub const OPERATIONS_PER_LOOK: u64 = 64;
+
+/// How often our memory is looked at: rarer, since it is a system call, and often enough that no 32 MiB come together
+/// between two looks.
+pub const OPERATIONS_PER_MEMORY_LOOK: u64 = 256;
+
+/// How much more memory than at its start the process may have while a script runs. The interpreter bounds each value,
+/// and lists as they grow, but not the sum of what is assigned into a map. Others allocate beside it: so this is as much
+/// as a whole backup may have.
+pub const GROWTH_BYTES: u64 = 256 << 20;
 
 /// One line of a log; longer ones are cut.
 pub const LOG_LINE_BYTES: usize = 8 * 1024;

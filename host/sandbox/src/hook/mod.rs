@@ -34,7 +34,10 @@ pub fn load(name: &str, spec: &HookSpec) -> Result<Arc<dyn HookRunner>, HookFail
         HookKind::Rhai => Ok(Arc::new(script::RhaiHook::load(name, spec)?)),
         kind => Err(HookFailure {
             kind: HookFailureKind::Invalid,
-            text: format!("the hook `{name}` is of the kind `{}`, which this version cannot run yet", kind.as_str()),
+            text: format!(
+                "the hook `{name}` is of the kind `{}`, which this version cannot run yet",
+                kind.as_str()
+            ),
             hint: Some("write it as a Rhai script (kind = \"rhai\")".to_owned()),
             output: String::new(),
         }),

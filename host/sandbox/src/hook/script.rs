@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use coffre_engine::{
-    Finding, FindingLevel, HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport, SnapshotOutcome,
+    Finding, FindingLevel, HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport,
+    SnapshotOutcome,
 };
 use rhai::{AST, CallFnOptions, Dynamic, Engine, Scope};
 
@@ -26,10 +27,11 @@ pub(super) struct RhaiHook {
 
 impl RhaiHook {
     pub(super) fn load(name: &str, spec: &HookSpec) -> Result<Self, HookFailure> {
-        let (_, content) = trust::read(&spec.file).map_err(|error| {
-            failure::invalid(format!("the hook `{name}`: {error}"), error.hint())
-        })?;
-        let mut tree = engine(spec).compile(&content).map_err(|error| failure::of_parsing(&spec.file, &error))?;
+        let (_, content) = trust::read(&spec.file)
+            .map_err(|error| failure::invalid(format!("the hook `{name}`: {error}"), error.hint()))?;
+        let mut tree = engine(spec)
+            .compile(&content)
+            .map_err(|error| failure::of_parsing(&spec.file, &error))?;
         tree.set_source(spec.file.display().to_string());
         let mut functions = Vec::new();
         for phase in [Phase::Check, Phase::Pre, Phase::Post] {
@@ -38,7 +40,10 @@ impl RhaiHook {
                 Some(function) if function.params.len() == 1 => functions.push(phase),
                 Some(_) => {
                     let text = format!("{}: `{}` must take one parameter", spec.file.display(), phase.as_str());
-                    return Err(failure::invalid(text, Some(format!("fn {}(ctx) {{ … }}", phase.as_str()))));
+                    return Err(failure::invalid(
+                        text,
+                        Some(format!("fn {}(ctx) {{ … }}", phase.as_str())),
+                    ));
                 }
                 None => {}
             }
@@ -47,7 +52,13 @@ impl RhaiHook {
             let text = format!("{} has neither `fn pre(ctx)` nor `fn post(ctx)`", spec.file.display());
             return Err(failure::invalid(text, None));
         }
-        Ok(Self { name: name.to_owned(), file: spec.file.clone(), spec: spec.clone(), tree, functions })
+        Ok(Self {
+            name: name.to_owned(),
+            file: spec.file.clone(),
+            spec: spec.clone(),
+            tree,
+            functions,
+        })
     }
 
     /// Calls one of the script's functions on a thread of its own. None: the script does not have it.
@@ -62,7 +73,7 @@ impl RhaiHook {
             return Ok(None);
         }
         let call = Arc::new(Call::begin(&self.name, &self.spec, phase, context, outcome)?);
-        let told = context::map(&self.name, &self.spec.settings, phase, context, memory, outcome)
+        let told = context::told(&self.name, &self.spec.settings, phase, context, memory, outcome)
             .map_err(|cause| failure::invalid(format!("{}: {cause}", self.file.display()), None))?;
         // Should nobody wait any more, the script and its commands end soon.
         let _cancelled = CancelOnDrop(call.clone());
@@ -75,6 +86,7 @@ impl RhaiHook {
                 let mut engine = engine(&spec);
                 api::register(&mut engine, &with);
                 let mut scope = Scope::new();
+                context::Told::register(&mut engine);
                 let ended = engine.call_fn_with_options::<Dynamic>(
                     CallFnOptions::default(),
                     &mut scope,
@@ -85,7 +97,11 @@ impl RhaiHook {
                 // The closures hold the call, and the waiter wants to be the last who does.
                 drop(engine);
                 drop(with);
-                let _ = send.send(ended);
+                let _ = send.send(match ended.map_err(|error| *error) {
+                    // A script's `exit(value)` is a return from wherever it is.
+                    Err(rhai::EvalAltResult::Exit(value, _)) => Ok(value),
+                    other => other,
+                });
             });
         let internal = |cause: String| HookFailure {
             kind: HookFailureKind::Failed,
@@ -176,7 +192,11 @@ impl HookRunner for RhaiHook {
                 });
             }
         }
-        Ok(PreReport { application_consistent: state.application_consistent, memory, output })
+        Ok(PreReport {
+            application_consistent: state.application_consistent,
+            memory,
+            output,
+        })
     }
 
     async fn post(
@@ -186,10 +206,12 @@ impl HookRunner for RhaiHook {
         outcome: SnapshotOutcome,
     ) -> Result<PostReport, HookFailure> {
         let called = self.call(Phase::Post, context, memory, Some(outcome)).await?;
-        Ok(called.map_or_else(PostReport::default, |(_, state, output)| PostReport {
-            attachments: state.attachments,
-            output,
-        }))
+        Ok(
+            called.map_or_else(PostReport::default, |(_, state, output)| PostReport {
+                attachments: state.attachments,
+                output,
+            }),
+        )
     }
 }
 

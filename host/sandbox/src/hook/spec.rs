@@ -54,18 +54,28 @@ impl HookSpec {
             match grant.as_str() {
                 "process" => {
                     spec.commands = serde_json::from_value(value.clone()).map_err(|_| {
-                        wrong("must be a list of commands", "process = [[\"/usr/bin/psql\", \"--command={text}\"]]")
+                        wrong(
+                            "must be a list of commands",
+                            "process = [[\"/usr/bin/psql\", \"--command={text}\"]]",
+                        )
                     })?;
                 }
                 "secret" => {
                     let hint = "secret = { password = { file = \"/etc/coffre/db-password\" } }";
-                    let table = value.as_object().ok_or_else(|| wrong("must name secrets and where they are", hint))?;
+                    let table = value
+                        .as_object()
+                        .ok_or_else(|| wrong("must name secrets and where they are", hint))?;
                     for (name, place) in table {
                         let source = source(place).ok_or_else(|| wrong(&format!("`{name}` says no place"), hint))?;
                         spec.secrets.insert(name.clone(), source);
                     }
                 }
-                _ => return Err(wrong("means nothing to a script", "a script can be granted `process` and `secret`")),
+                _ => {
+                    return Err(wrong(
+                        "means nothing to a script",
+                        "a script can be granted `process` and `secret`",
+                    ));
+                }
             }
         }
         Ok(spec)
@@ -98,13 +108,18 @@ fn source(place: &Value) -> Option<SecretSource> {
     let table = place.as_object().filter(|table| table.len() == 1)?;
     let (kind, value) = table.iter().next()?;
     match kind.as_str() {
-        "file" => {
-            value.as_str().map(PathBuf::from).filter(|path| path.is_absolute()).map(SecretSource::File)
-        }
+        "file" => value
+            .as_str()
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+            .map(SecretSource::File),
         "env" => value.as_str().map(|name| SecretSource::Env(name.to_owned())),
         "command" => {
             let words: Vec<String> = serde_json::from_value(value.clone()).ok()?;
-            words.first().is_some_and(|program| program.starts_with('/')).then_some(SecretSource::Command(words))
+            words
+                .first()
+                .is_some_and(|program| program.starts_with('/'))
+                .then_some(SecretSource::Command(words))
         }
         _ => None,
     }

@@ -23,13 +23,20 @@ impl Transcript {
 
     /// The secret that a text holds, by name.
     pub(super) fn secret_in(&self, text: &str) -> Option<&str> {
-        self.secrets.iter().find(|(_, value)| text.contains(value.as_str())).map(|(name, _)| name.as_str())
+        self.secrets
+            .iter()
+            .find(|(_, value)| text.contains(value.as_str()))
+            .map(|(name, _)| name.as_str())
     }
 
     /// A text with every secret replaced by its name.
     pub(super) fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, (name, value)| {
-            if text.contains(value.as_str()) { text.replace(value.as_str(), &format!("[secret {name}]")) } else { text }
+            if text.contains(value.as_str()) {
+                text.replace(value.as_str(), &format!("[secret {name}]"))
+            } else {
+                text
+            }
         })
     }
 
@@ -56,7 +63,11 @@ impl Transcript {
         if text.is_empty() {
             return;
         }
-        let end = if is_cut { self.without_begun_secret(&text) } else { text.len() };
+        let end = if is_cut {
+            self.without_begun_secret(&text)
+        } else {
+            text.len()
+        };
         self.line(&text[..end]);
     }
 

@@ -50,7 +50,10 @@ impl TrustError {
 /// Reads the script at an absolute path; its real path and what it says.
 pub(super) fn read(path: &Path) -> Result<(PathBuf, String), TrustError> {
     let (place, seen) = follow(path)?;
-    let failed = |source| TrustError::Read { path: place.clone(), source };
+    let failed = |source| TrustError::Read {
+        path: place.clone(),
+        source,
+    };
     let file = File::options()
         .read(true)
         .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32)
@@ -78,14 +81,23 @@ fn follow(path: &Path) -> Result<(PathBuf, Metadata), TrustError> {
     let mut ahead: VecDeque<OsString> = steps(path);
     let mut links = 0;
     loop {
-        let about = here.symlink_metadata().map_err(|source| TrustError::Read { path: here.clone(), source })?;
+        let about = here.symlink_metadata().map_err(|source| TrustError::Read {
+            path: here.clone(),
+            source,
+        })?;
         if about.is_symlink() {
             links += 1;
             if links > LINKS {
                 let source = std::io::Error::other("too many links");
-                return Err(TrustError::Read { path: path.to_owned(), source });
+                return Err(TrustError::Read {
+                    path: path.to_owned(),
+                    source,
+                });
             }
-            let target = here.read_link().map_err(|source| TrustError::Read { path: here.clone(), source })?;
+            let target = here.read_link().map_err(|source| TrustError::Read {
+                path: here.clone(),
+                source,
+            })?;
             here.pop();
             if target.is_absolute() {
                 here = PathBuf::from("/");
@@ -96,7 +108,11 @@ fn follow(path: &Path) -> Result<(PathBuf, Metadata), TrustError> {
         } else {
             trusted(&here, &about)?;
             if ahead.is_empty() {
-                return if about.is_file() { Ok((here, about)) } else { Err(TrustError::NotAFile { path: here }) };
+                return if about.is_file() {
+                    Ok((here, about))
+                } else {
+                    Err(TrustError::NotAFile { path: here })
+                };
             }
         }
         match ahead.pop_front() {
@@ -122,11 +138,17 @@ fn steps(path: &Path) -> VecDeque<OsString> {
 fn trusted(path: &Path, about: &Metadata) -> Result<(), TrustError> {
     let owner = about.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        return Err(TrustError::Foreign { path: path.to_owned(), owner });
+        return Err(TrustError::Foreign {
+            path: path.to_owned(),
+            owner,
+        });
     }
     let is_sticky_folder = about.is_dir() && about.mode() & 0o1000 != 0;
     if about.mode() & 0o022 != 0 && !is_sticky_folder {
-        return Err(TrustError::Writable { path: path.to_owned(), mode: about.mode() & 0o7777 });
+        return Err(TrustError::Writable {
+            path: path.to_owned(),
+            mode: about.mode() & 0o7777,
+        });
     }
     Ok(())
 }

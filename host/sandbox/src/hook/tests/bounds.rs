@@ -30,7 +30,9 @@ async fn loops_recursion_and_large_values_hit_a_limit() {
         "fn pre(ctx) { let a = []; loop { a.push(a); } }",
         "fn pre(ctx) { let a = []; a.pad(100000000, 1); }",
         "fn pre(ctx) { let b = blob(1000000000, 1); }",
-        "fn pre(ctx) { let m = #{}; for i in 0..100000 { m[`k${i}`] = i; } }",
+        "fn pre(ctx) { let m = #{}; let i = 0; loop { i += 1; m[`k${i}`] = i; } }",
+        "fn pre(ctx) { let a = []; let s = \"\"; s.pad(500000, 'x'); for i in 0..10000 { a.push(s + i); } }",
+        "fn pre(ctx) { let m = #{}; let s = \"\"; s.pad(500000, 'x'); for i in 0..10000 { m[`k${i}`] = s + i; } }",
     ] {
         let before = Instant::now();
         let (kind, text) = fails_with(script, 60_000).await;
@@ -44,12 +46,18 @@ async fn deep_nesting_does_not_parse() {
     let deep = format!("fn pre(ctx) {{ let x = {}1{}; }}", "(".repeat(500), ")".repeat(500));
     assert_eq!(fails_with(&deep, 1000).await.0, HookFailureKind::Invalid);
     let many: String = (0..500).map(|n| format!("fn f{n}() {{}}\n")).collect();
-    assert_eq!(fails_with(&(many + "fn pre(ctx) {}"), 1000).await.0, HookFailureKind::Invalid);
+    assert_eq!(
+        fails_with(&(many + "fn pre(ctx) {}"), 1000).await.0,
+        HookFailureKind::Invalid
+    );
 }
 
 #[tokio::test]
 async fn code_cannot_be_made_and_files_elsewhere_cannot_be_imported() {
-    assert_eq!(fails_with("fn pre(ctx) { eval(\"1\") }", 1000).await.0, HookFailureKind::Invalid);
+    assert_eq!(
+        fails_with("fn pre(ctx) { eval(\"1\") }", 1000).await.0,
+        HookFailureKind::Invalid
+    );
     for place in ["/etc/x", "../x", "a/../../x", "./x", ""] {
         let script = format!("fn pre(ctx) {{ import \"{place}\" as x; }}");
         let (kind, text) = fails_with(&script, 1000).await;
@@ -61,7 +69,11 @@ async fn code_cannot_be_made_and_files_elsewhere_cannot_be_imported() {
     fs::write(&file, "fn f() {}").unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
     std::os::unix::fs::symlink(&file, scripts.path("out.rhai")).unwrap();
-    assert_eq!(scripts.pre().await.unwrap_err().kind, HookFailureKind::Denied, "a link that leads out");
+    assert_eq!(
+        scripts.pre().await.unwrap_err().kind,
+        HookFailureKind::Denied,
+        "a link that leads out"
+    );
 }
 
 #[tokio::test]
@@ -74,7 +86,11 @@ async fn an_import_is_read_with_the_care_of_the_script() {
     assert_eq!(scripts.pre().await.unwrap_err().kind, HookFailureKind::Invalid);
     fs::set_permissions(&lib, Permissions::from_mode(0o644)).unwrap();
     scripts.write("lib/calc.rhai", "import \"lib/calc\" as again; fn twice(n) { n }");
-    assert_eq!(scripts.pre().await.unwrap_err().kind, HookFailureKind::Invalid, "a circle");
+    assert_eq!(
+        scripts.pre().await.unwrap_err().kind,
+        HookFailureKind::Invalid,
+        "a circle"
+    );
 }
 
 #[tokio::test]
@@ -108,8 +124,14 @@ async fn what_waits_too_long_times_out() {
 async fn a_timed_out_hook_leaves_no_process() {
     let scripts = Scripts::with("").granted(&[SHELL]);
     let file = scripts.path("pid");
-    let command = format!("setsid sh -c 'echo $$ > {}; exec sleep 300' & sleep 300", file.display());
-    scripts.write("hook.rhai", &format!("fn pre(ctx) {{ run(\"/bin/sh\", [\"-c\", `{command}`]) }}"));
+    let command = format!(
+        "setsid sh -c 'echo $$ > {}; exec sleep 300' & sleep 300",
+        file.display()
+    );
+    scripts.write(
+        "hook.rhai",
+        &format!("fn pre(ctx) {{ run(\"/bin/sh\", [\"-c\", `{command}`]) }}"),
+    );
     let failure = scripts.load().unwrap().pre(&context(500)).await.unwrap_err();
     assert_eq!(failure.kind, HookFailureKind::TimedOut);
     assert!(!is_alive(&file));
@@ -120,9 +142,16 @@ async fn a_hook_that_nobody_waits_for_ends() {
     let scripts = Scripts::with("").granted(&[SHELL]);
     let file = scripts.path("pid");
     let command = format!("echo $$ > {}; exec sleep 300", file.display());
-    scripts.write("hook.rhai", &format!("fn pre(ctx) {{ run(\"/bin/sh\", [\"-c\", `{command}`]) }}"));
+    scripts.write(
+        "hook.rhai",
+        &format!("fn pre(ctx) {{ run(\"/bin/sh\", [\"-c\", `{command}`]) }}"),
+    );
     let hook = scripts.load().unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(300), hook.pre(&context(60_000))).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), hook.pre(&context(60_000)))
+            .await
+            .is_err()
+    );
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!is_alive(&file));
 }
@@ -136,14 +165,23 @@ async fn a_denied_command_ends_the_script() {
     for wrong in ["[\"-n\", \"x\"]", "[]", "[\"a\", \"b\"]"] {
         let script = format!("fn pre(ctx) {{ run(\"/bin/echo\", {wrong}) }}");
         let scripts = Scripts::with(&script).granted(&[&["/bin/echo", "{text}"]]);
-        assert_eq!(scripts.pre().await.unwrap_err().kind, HookFailureKind::Denied, "{wrong}");
+        assert_eq!(
+            scripts.pre().await.unwrap_err().kind,
+            HookFailureKind::Denied,
+            "{wrong}"
+        );
     }
 }
 
 #[tokio::test]
 async fn output_without_end_is_bounded() {
-    let script = "fn pre(ctx) { for i in 0..20 { run(\"/bin/sh\", [\"-c\", \"head -c 100000 /dev/zero | tr '\\\\0' x\"]) } }";
+    let script =
+        "fn pre(ctx) { for i in 0..20 { run(\"/bin/sh\", [\"-c\", \"head -c 100000 /dev/zero | tr '\\\\0' x\"]) } }";
     let report = Scripts::with(script).granted(&[SHELL]).pre().await.unwrap();
     assert!(report.output.len() <= super::super::limits::OUTPUT_BYTES);
-    assert!(report.output.ends_with("more bytes not kept]\n"), "{}", &report.output[report.output.len() - 100..]);
+    assert!(
+        report.output.ends_with("more bytes not kept]\n"),
+        "{}",
+        &report.output[report.output.len() - 100..]
+    );
 }

@@ -13,56 +13,77 @@ async fn said(scripts: Scripts) -> String {
 #[tokio::test]
 async fn a_denied_command_names_the_grant() {
     let script = "fn pre(ctx) {\n    run(\"/usr/bin/psql\", [\"-c\", \"CHECKPOINT\"]);\n}";
-    insta::assert_snapshot!(said(Scripts::with(script)).await, @"");
+    insta::assert_snapshot!(said(Scripts::with(script)).await, @r#"
+    Denied: /scripts/hook.rhai:2:5: no grant allows the command ["/usr/bin/psql", "-c", "CHECKPOINT"]
+    hint: allow it, or a pattern of it, in [hook.db.grant]: process = [["/usr/bin/psql", "-c", "CHECKPOINT"]]
+    "#);
 }
 
 #[tokio::test]
 async fn a_syntax_error_names_its_place() {
-    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    let x = ;\n}")).await, @"");
+    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    let x = ;\n}")).await, @"Invalid: /scripts/hook.rhai:2:13: Unexpected ';'");
 }
 
 #[tokio::test]
 async fn an_unknown_variable_is_found_before_anything_runs() {
-    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    log(contxt.job)\n}")).await, @"");
+    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    log(contxt.job)\n}")).await, @r#"
+    Invalid: /scripts/hook.rhai:2:9: Undefined variable: contxt
+    hint: functions see their parameters and `global::NAME` of constants, no other variables
+    "#);
 }
 
 #[tokio::test]
 async fn an_unknown_function_is_named_with_what_it_was_given() {
-    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    logg(ctx.job, 1)\n}")).await, @"");
+    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    logg(ctx.job, 1)\n}")).await, @r#"
+    Failed: /scripts/hook.rhai:2:5: there is no function logg (text, number)
+    hint: docs/hooks.md lists what a script can call, and with what
+    "#);
 }
 
 #[tokio::test]
 async fn an_unknown_entry_of_the_context_is_named() {
-    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    log(ctx.jib)\n}")).await, @"");
+    insta::assert_snapshot!(said(Scripts::with("fn pre(ctx) {\n    log(ctx.jib)\n}")).await, @"Failed: /scripts/hook.rhai:2:12: ctx has no `jib` here; it has attempt, disks, hold_at_most_ms, hook, job, machine, phase, policy, settings, timeout_ms, wanted");
 }
 
 #[tokio::test]
 async fn a_failure_in_an_import_is_placed_there() {
-    let scripts = Scripts::with("import \"lib\" as lib;\nfn pre(ctx) { lib::go() }");
-    scripts.write("lib.rhai", "fn go() {\n\n  fail(\"the database is not there\")\n}");
-    insta::assert_snapshot!(said(scripts).await, @"");
+    let scripts = Scripts::with("import \"lib\" as lib;\nfn pre(ctx) { lib::stop() }");
+    scripts.write("lib.rhai", "fn stop() {\n\n  fail(\"the database is not there\")\n}");
+    insta::assert_snapshot!(said(scripts).await, @"Failed: /scripts/lib.rhai:3:3: the database is not there");
 }
 
 #[tokio::test]
 async fn a_timeout_says_for_what_it_waited() {
     let scripts = Scripts::with("fn pre(ctx) { run(\"/bin/sleep\", [60]) }").granted(&[&["/bin/sleep", "{number}"]]);
-    insta::assert_snapshot!(said(scripts).await, @"");
+    insta::assert_snapshot!(said(scripts).await, @r#"
+    TimedOut: /scripts/hook.rhai:1:15: /bin/sleep had not ended after 1.0 s and was killed with all that it had started
+    hint: give it more by `timeout` in [hook.db], or find out what it waits for
+    "#);
 }
 
 #[tokio::test]
 async fn an_endless_loop_says_so() {
-    insta::assert_snapshot!(said(Scripts::with("fn f() { f() } fn pre(ctx) { f() }")).await, @"");
+    insta::assert_snapshot!(said(Scripts::with("fn f() { f() } fn pre(ctx) { f() }")).await, @r#"
+    Limit: /scripts/hook.rhai: functions call each other without end
+    hint: the limit is 32 calls within each other
+    "#);
 }
 
 #[tokio::test]
 async fn a_script_without_functions_or_with_other_parameters_says_what_is_missing() {
-    insta::assert_snapshot!(said(Scripts::with("fn before(ctx) {}")).await, @"");
-    insta::assert_snapshot!(said(Scripts::with("fn pre() {}")).await, @"");
+    insta::assert_snapshot!(said(Scripts::with("fn before(ctx) {}")).await, @"Invalid: /scripts/hook.rhai has neither `fn pre(ctx)` nor `fn post(ctx)`");
+    insta::assert_snapshot!(said(Scripts::with("fn pre() {}")).await, @r#"
+    Invalid: /scripts/hook.rhai: `pre` must take one parameter
+    hint: fn pre(ctx) { … }
+    "#);
 }
 
 #[tokio::test]
 async fn a_missing_script_says_where_it_was_looked_for() {
     let mut scripts = Scripts::with("");
     scripts.spec.file = scripts.path("missing.rhai");
-    insta::assert_snapshot!(said(scripts).await, @"");
+    insta::assert_snapshot!(said(scripts).await, @r#"
+    Invalid: the hook `db`: cannot read /scripts/missing.rhai: No such file or directory (os error 2)
+    hint: a relative `file` is looked for below `[coffre] scripts`
+    "#);
 }

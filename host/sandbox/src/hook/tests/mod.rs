@@ -34,7 +34,10 @@ impl Scripts {
     }
 
     fn granted(mut self, commands: &[&[&str]]) -> Self {
-        self.spec.commands = commands.iter().map(|words| words.iter().map(|word| (*word).to_owned()).collect()).collect();
+        self.spec.commands = commands
+            .iter()
+            .map(|words| words.iter().map(|word| (*word).to_owned()).collect())
+            .collect();
         self
     }
 
@@ -60,8 +63,13 @@ impl Scripts {
 
     /// A message without the folder's name, which is another each time.
     fn said(&self, failure: &HookFailure) -> String {
-        let hint = failure.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-        format!("{:?}: {}{hint}", failure.kind, failure.text).replace(&self.folder.path().display().to_string(), "/scripts")
+        let hint = failure
+            .hint
+            .as_ref()
+            .map(|hint| format!("\nhint: {hint}"))
+            .unwrap_or_default();
+        format!("{:?}: {}{hint}", failure.kind, failure.text)
+            .replace(&self.folder.path().display().to_string(), "/scripts")
     }
 }
 
@@ -91,5 +99,7 @@ fn is_alive(pid_file: &Path) -> bool {
 
 /// What the shipped scripts are tested with.
 async fn post(hook: &Arc<dyn HookRunner>, memory: Option<&str>) -> coffre_engine::PostReport {
-    hook.post(&context(20_000), memory, SnapshotOutcome::Taken).await.unwrap()
+    hook.post(&context(20_000), memory, SnapshotOutcome::Taken)
+        .await
+        .unwrap()
 }
