@@ -7,15 +7,19 @@
 
 mod clock;
 pub mod config;
+pub mod consistency;
 mod digest;
 mod error_chain;
 mod hook;
+pub mod job;
+pub mod journal;
 mod machine;
 pub mod progress;
 mod provider;
 pub mod restore;
 pub mod secret;
 mod source;
+pub mod state;
 pub mod transfer;
 
 pub use clock::{Clock, SystemClock};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::machine::DiskId;
+use crate::transfer::DiskCounters;
 
 /// What a backup is doing, in the order in which it does it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,21 +68,6 @@ impl fmt::Display for Phase {
     }
 }
 
-/// How far one disk is; written by the transfer.
-#[derive(Debug, Default)]
-pub struct DiskCounters {
-    /// What will be read in all, as far as is known; holes do not count.
-    pub to_read_bytes: AtomicU64,
-    pub read_bytes: AtomicU64,
-    /// What differs from the base.
-    pub changed_bytes: AtomicU64,
-    /// Of what a provider called unchanged, read all the same.
-    pub sampled_bytes: AtomicU64,
-    /// What went into packs, compressed and sealed.
-    pub stored_bytes: AtomicU64,
-    pub finished: AtomicBool,
-}
-
 /// A running job as others see it. Shared by reference; every call is cheap.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -118,6 +104,7 @@ pub struct DiskView {
     pub read_bytes: u64,
     pub changed_bytes: u64,
     pub stored_bytes: u64,
+    /// All of it has been read and stored.
     pub finished: bool,
 }
 
@@ -174,7 +161,7 @@ impl Progress {
                     read_bytes: read(&counters.read_bytes),
                     changed_bytes: read(&counters.changed_bytes),
                     stored_bytes: read(&counters.stored_bytes),
-                    finished: counters.finished.load(Ordering::Relaxed),
+                    finished: self.phase() > Phase::Transfer,
                 })
                 .collect(),
             notes: inner.notes.clone(),

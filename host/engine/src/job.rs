@@ -1,0 +1,121 @@
+//! A backup, from lock to release, as one function that can be read aloud.
+//!
+//! The order matters, and why:
+//! 1. The machine's lock first: everything after it may assume that nobody else works on the machine.
+//! 2. What an earlier job that died still owes is paid before anything new is owed.
+//! 3. Everything that can be known is checked before applications are disturbed.
+//! 4. Applications are held for as short as can be: pre hooks, one snapshot of all disks, post hooks. Only then is the vault
+//!    written to.
+//! 5. The point is committed last. Before it there is nothing to see in the vault, after it the job has succeeded, whatever
+//!    the release of the snapshot does.
+//! 6. Whatever happened, what the journal says is still owed is paid at the end, with the same code that pays after a crash.
+
+mod base;
+mod changes;
+mod debts;
+mod disks;
+mod error;
+mod point;
+mod rest;
+mod run;
+mod send;
+mod snapshot;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffre_vault::{CommitError, Note, Point, Vault};
+use futures::FutureExt;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::hook::HookRunner;
+use crate::journal::JobOutcome;
+use crate::progress::{Cancel, Phase, Progress};
+use crate::provider::SnapshotProvider;
+
+pub use error::{JobError, JobErrorKind};
+use run::Run;
+pub use view::{JobView, PhaseView, job, jobs};
+
+/// What a backup works with. The provider and hooks are those of the machine, loaded by the caller; the vault is open.
+#[derive(Clone)]
+pub struct JobDeps {
+    pub config: Arc<Config>,
+    pub provider: Arc<dyn SnapshotProvider>,
+    /// At least those that the machine's config names, in any order.
+    pub hooks: Vec<Arc<dyn HookRunner>>,
+    pub vault: Vault,
+    pub clock: Arc<dyn Clock>,
+    pub progress: Arc<Progress>,
+    pub cancel: Cancel,
+    /// This host's name, for people who read points.
+    pub host: String,
+    /// Things to say in the point that were known before the job began: a plugin without a pin, grants that were assumed.
+    pub notes: Vec<Note>,
+}
+
+/// A backup that made a point.
+#[derive(Clone, Debug)]
+pub struct BackupReport {
+    pub job: String,
+    pub machine: String,
+    /// The vault's name in the config.
+    pub vault: String,
+    pub point: Point,
+    /// [`JobOutcome::Done`] or [`JobOutcome::Downgraded`].
+    pub outcome: JobOutcome,
+    /// Those of the point, and what was said after it was committed.
+    pub notes: Vec<Note>,
+    pub elapsed: Duration,
+}
+
+/// Backs up one machine. Ends only when nothing that it held is held any more, or is written down to be released by the
+/// next job. Must not be dropped while it runs: ask `deps.cancel` instead. (If it is dropped, that is as a crash.)
+pub async fn backup(deps: &JobDeps, machine: &str) -> Result<BackupReport, JobError> {
+    let mut run = Run::begin(deps, machine)?;
+    let result = match AssertUnwindSafe(make_point(&mut run)).catch_unwind().await {
+        Ok(result) => result,
+        Err(panic) => Err(JobError::Panicked(run::panic_text(&*panic))),
+    };
+    run.enter_quietly(Phase::Release);
+    debts::pay_own(&mut run, &result).await;
+    run.end(result)
+}
+
+/// The way of a backup.
+async fn make_point(run: &mut Run<'_>) -> Result<Point, JobError> {
+    run.enter(Phase::Debts)?;
+    let earlier = debts::pay_earlier(run).await?;
+
+    run.enter(Phase::Prepare)?;
+    let known = snapshot::prepare(run).await?;
+    let base = base::find(run, &known).await?;
+
+    let rested = rest::take_at_rest(run, &known, &base).await?;
+    let taken = snapshot::accept(run, &known, &base, rested).await?;
+
+    let mut resumes = earlier.resumes;
+    let sent = loop {
+        run.enter(Phase::Transfer)?;
+        let session = send::begin(run, &base, resumes.take()).await?;
+        let sent = send::transfer(run, &session, &taken, &base).await?;
+        run.enter(Phase::Commit)?;
+        match send::commit(run, &session, &taken, sent).await {
+            // Somebody took our session for dead. The snapshot is still there, and so are the chunks: once more.
+            Err(JobError::Commit(CommitError::Fenced { reason })) if !run.was_fenced => run.fenced(&reason)?,
+            sent => break sent?,
+        }
+    };
+
+    // There is a point: nothing from here on makes the job fail.
+    run.enter_quietly(Phase::Release);
+    send::keep(run, &sent.point, sent.results);
+    debts::settle(run).await;
+    Ok(sent.point)
+}

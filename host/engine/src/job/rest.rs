@@ -1,0 +1,351 @@
+//! The time in which applications are at rest: pre hooks in order, the snapshot, post hooks in reverse at once.
+//!
+//! Whatever fails in here, `post` runs for every hook whose `pre` was started, before anything else is done. That a hook is
+//! about to start is in the journal before it starts, so that a crash in here is made good by the next job. Nothing in
+//! here is given up half-way: a cancel is heard between two steps, and every step has a deadline.
+
+use std::time::Duration;
+
+use coffre_vault::{HookOutcome, NoteLevel, StepOutcome};
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::base::Base;
+use super::error::JobError;
+use super::run::Run;
+use super::snapshot::{Known, LoadedHook, context};
+use crate::config::OnFailure;
+use crate::consistency::HookFacts;
+use crate::hook::{HookContext, HookFailure, HookFailureKind, PreReport, SnapshotOutcome};
+use crate::journal::{Event, OwedHook};
+use crate::machine::Attachment;
+use crate::progress::Phase;
+use crate::provider::{Snapshot, SnapshotId, TakeRequest};
+
+/// A runner ends its hook at the timeout by itself; one that has not by then is broken, and is not waited for.
+const GRACE: Duration = Duration::from_secs(10);
+/// Between two attempts: long enough for what was busy to finish something, short against any hold.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the time of rest has brought.
+pub(super) struct Rested {
+    pub id: SnapshotId,
+    pub at: Timestamp,
+    pub snapshot: Snapshot,
+    /// In the order of their `pre`.
+    pub hooks: Vec<HookRun>,
+    /// From the first pre to the last post; none without hooks.
+    pub held: Option<Duration>,
+    /// The hold was over before the snapshot was there.
+    pub late: bool,
+}
+
+/// One hook and what became of it.
+pub(super) struct HookRun {
+    pub outcome: HookOutcome,
+    pub on_failure: OnFailure,
+    pub attachments: Vec<Attachment>,
+}
+
+impl HookRun {
+    pub fn facts(&self) -> HookFacts<'_> {
+        let failed = |step: &Option<StepOutcome>| step.as_ref().is_none_or(|step| !step.ok);
+        HookFacts {
+            name: &self.outcome.name,
+            on_failure: self.on_failure,
+            at_rest: self.outcome.application_consistent,
+            pre_failed: failed(&self.outcome.pre),
+            post_failed: failed(&self.outcome.post),
+        }
+    }
+}
+
+/// Brings applications to rest, takes the snapshot, and lets them go.
+pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) -> Result<Rested, JobError> {
+    let mut hold = Hold {
+        hooks: Vec::new(),
+        began: Instant::now(),
+        deadline: Instant::now() + run.policy.hold_at_most,
+        let_go_at: None,
+        first_failure: None,
+    };
+    let id = SnapshotId(run.id.clone());
+    let taken = match hold.bring_to_rest(run, known).await {
+        Ok(()) => hold.take(run, known, base, &id).await,
+        Err(error) => Err((error, SnapshotOutcome::NotTried)),
+    };
+    let outcome = taken
+        .as_ref()
+        .map_or_else(|(_, outcome)| *outcome, |_| SnapshotOutcome::Taken);
+    hold.let_go(run, known, outcome).await;
+    let (at, snapshot, late) = taken.map_err(|(error, _)| error)?;
+
+    let held = hold.let_go_at.map(|at| at - hold.began);
+    run.record(Event::Taken {
+        snapshot: id.clone(),
+        consistency: snapshot.consistency,
+        held_ms: held.map(|held| held.as_millis() as u64),
+    })?;
+    if let Some(error) = hold.first_failure {
+        return Err(error);
+    }
+    Ok(Rested {
+        id,
+        at,
+        snapshot,
+        hooks: hold.hooks,
+        held,
+        late,
+    })
+}
+
+struct Hold {
+    hooks: Vec<HookRun>,
+    began: Instant,
+    deadline: Instant,
+    let_go_at: Option<Instant>,
+    /// Of a `post` that must not fail.
+    first_failure: Option<JobError>,
+}
+
+impl Hold {
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    async fn bring_to_rest(&mut self, run: &mut Run<'_>, known: &Known) -> Result<(), JobError> {
+        run.enter(Phase::Pre)?;
+        for hook in &known.hooks {
+            run.go_on()?;
+            let name = &hook.config.name;
+            let mut outcome = HookOutcome {
+                name: name.clone(),
+                kind: hook.runner.kind().to_owned(),
+                ..HookOutcome::default()
+            };
+            if self.left().is_zero() {
+                // Never started, so its post never runs.
+                let failure = out_of_time(run.policy.hold_at_most);
+                outcome.pre = Some(step(&Err(&failure), 0, Duration::ZERO, ""));
+                self.push(hook, outcome);
+                self.failed(run, hook, "pre", failure)?;
+                continue;
+            }
+            run.deps.progress.step(name);
+            run.record(Event::HookStarting { hook: name.clone() })?;
+            let began = Instant::now();
+            let (result, attempts) = self.attempts(run, known, hook).await;
+            let said = result.as_ref().map(|report| report.output.as_str()).unwrap_or_default();
+            let pre = step(&result.as_ref().map(drop), attempts, began.elapsed(), said);
+            outcome.application_consistent = result.as_ref().is_ok_and(|report| report.application_consistent);
+            outcome.pre = Some(pre.clone());
+            self.push(hook, outcome);
+            run.record(Event::HookPre {
+                hook: name.clone(),
+                outcome: pre,
+                memory: result.as_ref().ok().and_then(|report| report.memory.clone()),
+            })?;
+            if let Err(failure) = result {
+                self.failed(run, hook, "pre", failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, hook: &LoadedHook, outcome: HookOutcome) {
+        self.hooks.push(HookRun {
+            outcome,
+            on_failure: hook.config.on_failure,
+            attachments: Vec::new(),
+        });
+    }
+
+    /// Tries `pre` as often as it may be tried within the hold.
+    async fn attempts(&self, run: &Run<'_>, known: &Known, hook: &LoadedHook) -> (Result<PreReport, HookFailure>, u32) {
+        let mut attempt = 1;
+        loop {
+            let limit = hook.config.timeout.min(self.left());
+            let context = HookContext {
+                attempt,
+                timeout: limit,
+                ..context(run, known, hook)
+            };
+            let result = match timeout(limit + GRACE, hook.runner.pre(&context)).await {
+                Ok(result) => result,
+                Err(_) => Err(not_ended(limit)),
+            };
+            let Err(failure) = &result else {
+                return (result, attempt);
+            };
+            let attempts = match failure.kind {
+                HookFailureKind::Failed | HookFailureKind::TimedOut => 1 + hook.config.retries,
+                // The hook itself asks for another try.
+                HookFailureKind::TryAgain => 1 + hook.config.retries.max(1),
+                HookFailureKind::Denied | HookFailureKind::Limit | HookFailureKind::Invalid => 1,
+            };
+            if attempt >= attempts || self.left() <= PAUSE || run.deps.cancel.is_cancelled() {
+                return (result, attempt);
+            }
+            sleep(PAUSE).await;
+            attempt += 1;
+        }
+    }
+
+    /// What a failed step means for the backup.
+    fn failed(
+        &mut self,
+        run: &mut Run<'_>,
+        hook: &LoadedHook,
+        step: &'static str,
+        source: HookFailure,
+    ) -> Result<(), JobError> {
+        let name = hook.config.name.clone();
+        if hook.config.on_failure == OnFailure::Fail {
+            let hook = name;
+            return Err(JobError::Hook { hook, step, source });
+        }
+        run.say_quietly(
+            NoteLevel::Warning,
+            "hook-failed",
+            format!("{step} of hook {name} failed: {source}"),
+        );
+        Ok(())
+    }
+
+    /// Takes the snapshot. At the end of the hold applications are let go even if it is not there yet.
+    async fn take(
+        &mut self,
+        run: &mut Run<'_>,
+        known: &Known,
+        base: &Base,
+        id: &SnapshotId,
+    ) -> Result<(Timestamp, Snapshot, bool), (JobError, SnapshotOutcome)> {
+        let not_tried = |error| (error, SnapshotOutcome::NotTried);
+        run.enter(Phase::Snapshot).map_err(not_tried)?;
+        run.record(Event::Taking { snapshot: id.clone() })
+            .map_err(|error| not_tried(error.into()))?;
+        let request = TakeRequest {
+            id: id.clone(),
+            disks: known.ids(),
+            bases: base.tokens(),
+            freeze_at_most_ms: u32::try_from(self.left().as_millis()).ok(),
+        };
+        let at = run.deps.clock.now();
+        let provider = run.deps.provider.clone();
+        let machine = run.machine.clone();
+        let mut take = provider.take(&machine, &request);
+        let (answer, late) = if self.hooks.is_empty() {
+            (take.await, false)
+        } else {
+            match timeout_at(self.deadline, &mut take).await {
+                Ok(answer) => (answer, false),
+                Err(_) => {
+                    self.let_go(run, known, SnapshotOutcome::Failed).await;
+                    (take.await, true)
+                }
+            }
+        };
+        let failed = run.provider_failed("take a snapshot");
+        let snapshot = answer.map_err(|error| (failed(error), SnapshotOutcome::Failed))?;
+        Ok((at, snapshot, late))
+    }
+
+    /// Runs `post` for every hook whose `pre` was started, last first. Nothing stops this, and it happens once.
+    async fn let_go(&mut self, run: &mut Run<'_>, known: &Known, snapshot: SnapshotOutcome) {
+        if run.journal.owed().hooks.is_empty() {
+            return;
+        }
+        run.enter_quietly(Phase::Post);
+        for owed in run.journal.owed().hooks.clone().into_iter().rev() {
+            let Some(hook) = known.hooks.iter().find(|hook| hook.config.name == owed.name) else {
+                continue;
+            };
+            let context = context(run, known, hook);
+            let ended = post(run, hook, &context, &owed, snapshot).await;
+            if let Some(failure) = ended.failure
+                && let Err(error) = self.failed(run, hook, "post", failure)
+            {
+                self.first_failure.get_or_insert(error);
+            }
+            if let Some(of) = self.hooks.iter_mut().find(|of| of.outcome.name == owed.name) {
+                of.outcome.post = Some(ended.outcome);
+                of.attachments = ended.attachments;
+            }
+        }
+        self.let_go_at = Some(Instant::now());
+    }
+}
+
+/// How a `post` ended.
+pub(super) struct Ended {
+    pub outcome: StepOutcome,
+    pub attachments: Vec<Attachment>,
+    pub failure: Option<HookFailure>,
+}
+
+/// Runs one `post`, once, and writes down that it was run.
+pub(super) async fn post(
+    run: &mut Run<'_>,
+    hook: &LoadedHook,
+    context: &HookContext,
+    owed: &OwedHook,
+    snapshot: SnapshotOutcome,
+) -> Ended {
+    run.deps.progress.step(&hook.config.name);
+    let began = Instant::now();
+    let called = hook.runner.post(context, owed.memory.as_deref(), snapshot);
+    let result = match timeout(hook.config.timeout + GRACE, called).await {
+        Ok(result) => result,
+        Err(_) => Err(not_ended(hook.config.timeout)),
+    };
+    let said = result.as_ref().map(|report| report.output.as_str()).unwrap_or_default();
+    let outcome = step(&result.as_ref().map(drop), 1, began.elapsed(), said);
+    run.record_quietly(Event::HookEnded {
+        hook: owed.name.clone(),
+        outcome: outcome.clone(),
+    });
+    let (attachments, failure) = match result {
+        Ok(report) => (report.attachments, None),
+        Err(failure) => (Vec::new(), Some(failure)),
+    };
+    Ended {
+        outcome,
+        attachments,
+        failure,
+    }
+}
+
+fn step(result: &Result<(), &HookFailure>, attempts: u32, took: Duration, said: &str) -> StepOutcome {
+    let failure = result.err();
+    StepOutcome {
+        ok: failure.is_none(),
+        attempts,
+        duration_ms: took.as_millis() as u64,
+        error: failure.map(ToString::to_string),
+        output: failure.map_or(said, |failure| &failure.output).to_owned(),
+    }
+}
+
+fn not_ended(limit: Duration) -> HookFailure {
+    HookFailure {
+        kind: HookFailureKind::TimedOut,
+        text: format!(
+            "it did not end within {} s, and its runner did not end it",
+            limit.as_secs_f64()
+        ),
+        hint: None,
+        output: String::new(),
+    }
+}
+
+fn out_of_time(hold_at_most: Duration) -> HookFailure {
+    HookFailure {
+        kind: HookFailureKind::TimedOut,
+        text: format!(
+            "it was not started: the hold of {} s was over",
+            hold_at_most.as_secs_f64()
+        ),
+        hint: Some("give earlier hooks shorter timeouts, or the policy a longer `hold-at-most`".to_owned()),
+        output: String::new(),
+    }
+}

@@ -1,0 +1,263 @@
+//! From the snapshot into the vault: session, transfer, commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use coffre_vault::{CommitError, NoteLevel, Point, PointAttachment, SessionPlan, SessionWriter, WriteError};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::base::Base;
+use super::changes::{Caught, ask};
+use super::debts::Resumes;
+use super::error::JobError;
+use super::point::draft;
+use super::run::Run;
+use super::snapshot::Taken;
+use crate::error_chain::Chain;
+use crate::journal::Event;
+use crate::machine::DiskId;
+use crate::provider;
+use crate::transfer::{self, DiskBase, DiskResult, DiskTransfer, TransferError, TransferPlan};
+
+/// How often a commit whose answer was lost is sent again before it is left to the next job.
+const COMMIT_ATTEMPTS: u32 = 3;
+const COMMIT_PAUSE: Duration = Duration::from_secs(5);
+
+/// An open session and when it must be over.
+pub(super) struct Session {
+    writer: SessionWriter,
+    deadline: Instant,
+}
+
+/// What the transfer has put into the vault.
+pub(super) struct Sent {
+    results: Vec<DiskResult>,
+    attachments: Vec<PointAttachment>,
+}
+
+/// A point, and what this host keeps for the next one.
+pub(super) struct Committed {
+    pub point: Point,
+    pub results: Vec<DiskResult>,
+}
+
+/// Begins a session upon the base. One that a job which died has left is taken over: aborted once ours exists, its packs
+/// used again.
+pub(super) async fn begin(run: &mut Run<'_>, base: &Base, resumes: Option<Resumes>) -> Result<Session, JobError> {
+    let vault = &run.deps.vault;
+    let machine = vault
+        .machine_or_create(&run.machine.name)
+        .await
+        .map_err(JobError::Begin)?;
+    let plan = SessionPlan {
+        machine,
+        bases: base.points(),
+        deadline: run.deps.clock.now() + run.policy.deadline,
+        host: run.deps.host.clone(),
+        resumes: resumes.as_ref().map(|resumes| resumes.session),
+    };
+    let writer = vault.begin(plan).await.map_err(JobError::Begin)?;
+    run.record(Event::Session {
+        machine,
+        session: writer.number(),
+    })?;
+    if let Some(mut resumes) = resumes {
+        let over = Event::SessionOver {
+            session: resumes.session,
+            why: format!("resumed as session {}", writer.number()),
+        };
+        resumes.journal.append(run.deps.clock.now(), over)?;
+    }
+    Ok(Session {
+        writer,
+        deadline: Instant::now() + run.policy.deadline,
+    })
+}
+
+/// Reads every disk and stores what changed, all disks at once.
+pub(super) async fn transfer(
+    run: &mut Run<'_>,
+    session: &Session,
+    taken: &Taken,
+    base: &Base,
+) -> Result<Sent, JobError> {
+    let caught = Caught::default();
+    let mut disks = Vec::with_capacity(taken.disks.len());
+    for disk in &taken.disks {
+        let of_disk = base.disk(&disk.info.id);
+        disks.push(DiskTransfer {
+            id: disk.info.id.clone(),
+            source: disk.source.clone(),
+            base: of_disk.map(|base| DiskBase {
+                point: base.point,
+                size_bytes: base.disk.size_bytes,
+                root: base.disk.root,
+            }),
+            tracked: ask(run, taken, disk, of_disk, &caught).await,
+            counters: run.deps.progress.disk(&disk.info.id, disk.source.size_bytes()),
+        });
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let plan = TransferPlan {
+        vault: run.deps.vault.clone(),
+        writer: session.writer.clone(),
+        machine: run.machine.name.clone(),
+        cache_folder: run.deps.config.coffre.cache.clone(),
+        disks,
+        cancel: stop.clone(),
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let mut work = tokio::task::spawn_blocking(move || transfer::run(plan, &runtime));
+    let mut deadline_passed = false;
+    let ended = tokio::select! {
+        ended = &mut work => ended,
+        () = run.deps.cancel.cancelled() => {
+            stop.store(true, Ordering::Relaxed);
+            work.await
+        }
+        () = sleep_until(session.deadline) => {
+            deadline_passed = true;
+            stop.store(true, Ordering::Relaxed);
+            work.await
+        }
+    };
+    let results = match ended {
+        Ok(Ok(results)) => results,
+        Ok(Err(TransferError::Cancelled)) if deadline_passed => {
+            return Err(JobError::DeadlinePassed(run.policy.deadline));
+        }
+        Ok(Err(error)) => return Err(JobError::Transfer(error)),
+        Err(error) => return Err(JobError::Panicked(error.to_string())),
+    };
+    hear_of_lies(run, &results, caught.lock().take())?;
+    let attachments = store_attachments(session, taken).await?;
+    Ok(Sent { results, attachments })
+}
+
+/// A provider that was caught is not believed any more. The point is right: what it said was not used.
+fn hear_of_lies(run: &mut Run<'_>, results: &[DiskResult], impossible: Option<String>) -> Result<(), JobError> {
+    let lie = results
+        .iter()
+        .find_map(|result| Some((&result.id, result.tracking_lied_at?)));
+    let why = match (lie, impossible) {
+        (Some((disk, at_bytes)), _) => {
+            format!(
+                "disk {disk} had changed at {at_bytes}, where {} said that it had not",
+                run.provider.name
+            )
+        }
+        (None, Some(what)) => format!("{} answered what cannot be: {what}", run.provider.name),
+        (None, None) => return Ok(()),
+    };
+    run.memory.distrust(
+        &run.provider.name,
+        run.deps.clock.now(),
+        why.clone(),
+        run.config.tracking,
+    );
+    run.state.write_machine(&run.machine.name, &run.memory)?;
+    let text = format!(
+        "{why}; everything was read instead, and its word is not used until the config says `tracking = \"trust-again\"`"
+    );
+    run.say(NoteLevel::Error, "tracking-lied", text)
+}
+
+async fn store_attachments(session: &Session, taken: &Taken) -> Result<Vec<PointAttachment>, JobError> {
+    let writer = session.writer.clone();
+    let attachments = taken.attachments.clone();
+    let stored = tokio::task::spawn_blocking(move || {
+        let store = |attachment: crate::machine::Attachment| {
+            Ok::<_, WriteError>(PointAttachment {
+                chunks: writer.put_bytes(&attachment.content)?,
+                size_bytes: attachment.content.len() as u64,
+                name: attachment.name,
+                media_type: attachment.media_type,
+            })
+        };
+        attachments.into_iter().map(store).collect::<Result<Vec<_>, _>>()
+    });
+    match stored.await {
+        Ok(stored) => stored.map_err(JobError::Attachments),
+        Err(error) => Err(JobError::Panicked(error.to_string())),
+    }
+}
+
+/// Writes the point. When the answer is lost the very same bytes are sent again, and nothing is cleaned up meanwhile.
+pub(super) async fn commit(
+    run: &mut Run<'_>,
+    session: &Session,
+    taken: &Taken,
+    sent: Sent,
+) -> Result<Committed, JobError> {
+    let number = session.writer.number();
+    let file = run.journal.commit_file();
+    run.record(Event::Committing { session: number })?;
+    let point = draft(run, taken, &sent.results, sent.attachments);
+    let mut answer = session.writer.commit(point, &file).await;
+    let mut attempt = 1;
+    while let Err(CommitError::Unknown(error)) = &answer {
+        tracing::warn!(job = run.id, error = %Chain(error), attempt, "the answer to the commit was lost");
+        if attempt == COMMIT_ATTEMPTS {
+            break;
+        }
+        attempt += 1;
+        sleep(COMMIT_PAUSE).await;
+        answer = run
+            .deps
+            .vault
+            .commit_again(session.writer.machine(), number, &file)
+            .await;
+    }
+    match answer {
+        Ok(point) => Ok(Committed {
+            point,
+            results: sent.results,
+        }),
+        Err(error) => {
+            sent.results.into_iter().for_each(DiskResult::discard_digests);
+            match error {
+                CommitError::Unknown(_) => {
+                    run.fate_unknown = true;
+                    Err(JobError::FateUnknown(error))
+                }
+                CommitError::Fenced { ref reason } => {
+                    let why = reason.clone();
+                    run.record(Event::SessionOver { session: number, why })?;
+                    Err(JobError::Commit(error))
+                }
+                CommitError::Write(_) => Err(JobError::Commit(error)),
+            }
+        }
+    }
+}
+
+/// Once there is a point: remembers its tokens and digests. The tokens first, for they say what the provider keeps when the
+/// job dies from here on; losing the digests only costs time.
+pub(super) fn keep(run: &mut Run<'_>, point: &Point, results: Vec<DiskResult>) {
+    let vault = run.deps.vault.id().to_string();
+    run.memory.bases.insert(vault, bases_of(point));
+    if let Err(error) = run.state.write_machine(&run.machine.name, &run.memory) {
+        let text = format!("the change tokens could not be kept: {}", Chain(&error));
+        run.say_quietly(NoteLevel::Warning, "tokens-lost", text);
+    }
+    run.record_quietly(Event::Committed { session: point.number });
+    for result in results {
+        let disk = result.id.clone();
+        if let Err(error) = result.keep_digests() {
+            let text = format!("the digests of disk {disk} could not be kept: {}", Chain(&error));
+            run.say_quietly(NoteLevel::Warning, "digests-lost", text);
+        }
+    }
+}
+
+/// The tokens of a point.
+pub(super) fn bases_of(point: &Point) -> Vec<provider::Base> {
+    let with_token = point.disks.iter().filter_map(|disk| Some((disk, disk.token.clone()?)));
+    with_token
+        .map(|(disk, token)| provider::Base {
+            disk: DiskId(disk.id.clone()),
+            token,
+        })
+        .collect()
+}
