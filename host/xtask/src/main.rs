@@ -6,7 +6,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod command;
+mod machine;
 mod plugins;
+mod test;
 mod workspace;
 
 use std::process::ExitCode;
@@ -20,6 +22,8 @@ usage: cargo xtask COMMAND
 
   plugins [--library WAY]   build plugins/ into target/plugins/*.wasm; WAY is how the WebAssembly library is had:
                             auto (default), installed, rustup or debian
+  test [FILTER …]           start the servers that tests need (S3, S3 over TLS, Azure Blob), run every test, stop them
+  servers [COMMAND …]       run a command with those servers up, or keep them up until Ctrl-C
 ";
 
 fn main() -> ExitCode {
@@ -43,6 +47,8 @@ fn dispatch(arguments: Vec<String>) -> Result<()> {
             Ok(())
         }
         "plugins" => plugins::run(&Workspace::find()?, rest),
+        "test" => test::run(&Workspace::find()?, rest),
+        "servers" => test::servers(&Workspace::find()?, rest),
         other => bail!("there is no command `{other}`\n{HELP}"),
     }
 }

@@ -16,7 +16,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{self, say};
 use crate::workspace::{self, Metadata, Package, Workspace};
-use library::{Library, Way};
+use library::Library;
+pub use library::Way;
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
