@@ -94,8 +94,9 @@ pub struct InitArgs {
 /// Back up machines: hooks, snapshot, transfer of what changed, recovery point
 ///
 /// Without a machine's name, the configuration must have exactly one machine, or --all or --policy must choose. Several
-/// machines go one after the other; when one fails, the others still run and the exit code is 3. With --all or
-/// --policy, and not at a terminal (cron), only what went wrong is said; -v says the rest.
+/// machines go one after the other, or as many at once as `jobs` in the configuration says; when one fails, the others
+/// still run and the exit code is 3. With --all or --policy, and not at a terminal (cron), only what went wrong is said;
+/// -v says the rest.
 ///
 /// Ctrl-C ends the job cleanly: applications are let go, the snapshot is released, no point is written.
 #[derive(Debug, Args)]
@@ -322,27 +323,4 @@ fn parse_target(text: &str) -> Result<Target, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    #[test]
-    fn the_definitions_are_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_target_is_a_machine_with_or_without_a_point() {
-        let target = |machine: &str, point| Target {
-            machine: machine.to_owned(),
-            point,
-        };
-        assert_eq!(parse_target("web01"), Ok(target("web01", None)));
-        assert_eq!(parse_target("web01@7"), Ok(target("web01", Some(7))));
-        assert_eq!(parse_target("web01@latest"), Ok(target("web01", None)));
-        assert!(parse_target("web01@").is_err());
-        assert!(parse_target("@7").is_err());
-        assert!(parse_target("web01@-1").is_err());
-    }
-}
+mod tests;

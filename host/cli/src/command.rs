@@ -1,8 +1,11 @@
 //! One file per command.
 
+mod backup;
+mod check;
 mod completions;
 mod config;
 mod init;
+mod jobs;
 mod plugin;
 mod points;
 mod restore;
@@ -32,11 +35,12 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Init(args) => init::run(args, global, output).await,
         Command::Points(args) => stop::or_dropped(points::run(args, global, output)).await,
+        Command::Backup(args) => backup::run(args, global, output).await,
+        Command::Jobs(args) => jobs::run(args, global, output),
         Command::Restore(args) => restore::run(args, global, output).await,
         Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
         Command::Completions(args) => completions::run(args, output),
-        _ => anyhow::bail!("not yet"),
     }
 }

@@ -5,9 +5,12 @@ use std::io;
 use std::process::ExitCode;
 
 use coffre_engine::config::{ConfigError, UnknownName};
+use coffre_engine::job::{JobError, JobErrorKind};
+use coffre_engine::journal::JournalError;
 use coffre_engine::restore::TargetError;
 use coffre_engine::secret::SecretError;
-use coffre_engine::{ProviderError, ProviderErrorKind};
+use coffre_engine::state::StateError;
+use coffre_engine::{HookFailure, HookFailureKind, ProviderError, ProviderErrorKind};
 use coffre_sandbox::PluginError;
 use coffre_vault::{InitError, OpenError, ReadError};
 
@@ -86,9 +89,9 @@ pub struct Verdict {
 pub fn judge(error: &anyhow::Error) -> Verdict {
     let mut exit = None;
     let mut hints: Vec<String> = Vec::new();
-    let mut add = |found: Option<(Exit, Option<String>)>| {
+    let mut add = |found: Option<Known>| {
         if let Some((code, hint)) = found {
-            exit.get_or_insert(code);
+            exit = exit.or(code);
             if let Some(hint) = hint
                 && !hints.contains(&hint)
             {
@@ -97,9 +100,7 @@ pub fn judge(error: &anyhow::Error) -> Verdict {
         }
     };
     // What was attached by `.context` is found through anyhow only, not by walking the chain.
-    add(error
-        .downcast_ref::<Complaint>()
-        .map(|found| (found.exit, found.hint.clone())));
+    add(error.downcast_ref::<Complaint>().map(complaint));
     for cause in error.chain() {
         add(known(cause));
     }
@@ -109,69 +110,98 @@ pub fn judge(error: &anyhow::Error) -> Verdict {
     }
 }
 
-/// The exit code and hint of one error, if its type is known here.
-fn known(cause: &(dyn Error + 'static)) -> Option<(Exit, Option<String>)> {
-    if let Some(found) = cause.downcast_ref::<Complaint>() {
-        return Some((found.exit, found.hint.clone()));
+/// What one error means and what to do about it. No exit code: a cause further down says it better.
+type Known = (Option<Exit>, Option<String>);
+
+/// Looks the error's type up among those of the lower crates.
+fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
+    /// Tries one type.
+    fn one<E: Error + 'static>(cause: &(dyn Error + 'static), judge: fn(&E) -> Known) -> Option<Known> {
+        cause.downcast_ref().map(judge)
     }
-    if let Some(found) = cause.downcast_ref::<ConfigError>() {
-        return Some((Exit::Config, found.hint()));
-    }
-    // What the config does not have is asked for by the command line.
-    if let Some(found) = cause.downcast_ref::<UnknownName>() {
-        return Some((Exit::Usage, found.hint.clone()));
-    }
-    if let Some(found) = cause.downcast_ref::<SecretError>() {
-        return Some((secret(found), found.hint()));
-    }
-    if let Some(found) = cause.downcast_ref::<InitError>() {
-        return Some(init(found));
-    }
-    if let Some(found) = cause.downcast_ref::<OpenError>() {
-        return Some(open(found));
-    }
-    if let Some(found) = cause.downcast_ref::<TargetError>() {
-        return Some(target(found));
-    }
-    if let Some(found) = cause.downcast_ref::<ReadError>() {
-        return Some(read(found));
-    }
-    if let Some(found) = cause.downcast_ref::<PluginError>() {
-        return Some((plugin(found), found.hint()));
-    }
-    if let Some(found) = cause.downcast_ref::<ProviderError>() {
-        return Some((provider(found), found.hint.clone()));
-    }
-    if cause
-        .downcast_ref::<io::Error>()
-        .is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    {
-        return Some((Exit::Denied, None));
-    }
-    None
+    one(cause, complaint)
+        .or_else(|| one(cause, |error: &ConfigError| (Some(Exit::Config), error.hint())))
+        // What the config does not have is asked for by the command line.
+        .or_else(|| one(cause, |error: &UnknownName| (Some(Exit::Usage), error.hint.clone())))
+        .or_else(|| one(cause, |error: &SecretError| (Some(secret(error)), error.hint())))
+        .or_else(|| one(cause, |error: &JobError| (job(error), error.hint())))
+        .or_else(|| one(cause, journal))
+        .or_else(|| one(cause, state))
+        .or_else(|| one(cause, hook))
+        .or_else(|| one(cause, init))
+        .or_else(|| one(cause, open))
+        .or_else(|| one(cause, target))
+        .or_else(|| one(cause, read))
+        .or_else(|| one(cause, |error: &PluginError| (Some(plugin(error)), error.hint())))
+        .or_else(|| {
+            one(cause, |error: &ProviderError| {
+                (Some(provider(error)), error.hint.clone())
+            })
+        })
+        .or_else(|| one(cause, system))
 }
 
-fn target(error: &TargetError) -> (Exit, Option<String>) {
+fn complaint(error: &Complaint) -> Known {
+    (Some(error.exit), error.hint.clone())
+}
+
+fn system(error: &io::Error) -> Known {
+    (
+        (error.kind() == io::ErrorKind::PermissionDenied).then_some(Exit::Denied),
+        None,
+    )
+}
+
+fn job(error: &JobError) -> Option<Exit> {
+    match error.kind() {
+        JobErrorKind::Failed => None,
+        JobErrorKind::Config => Some(Exit::Config),
+        JobErrorKind::TryAgain => Some(Exit::TryAgain),
+        JobErrorKind::Denied => Some(Exit::Denied),
+        JobErrorKind::Cancelled => Some(Exit::Cancelled),
+    }
+}
+
+fn journal(error: &JournalError) -> Known {
+    match error {
+        // Transparent: it does not stand in the chain by itself.
+        JournalError::State(error) => state(error),
+        JournalError::Io { .. } | JournalError::Encode { .. } => (None, None),
+    }
+}
+
+fn state(error: &StateError) -> Known {
+    (error.may_retry().then_some(Exit::TryAgain), error.hint())
+}
+
+fn hook(error: &HookFailure) -> Known {
+    let exit = match error.kind {
+        HookFailureKind::Invalid => Exit::Config,
+        HookFailureKind::Denied => Exit::Denied,
+        HookFailureKind::TryAgain => Exit::TryAgain,
+        HookFailureKind::Failed | HookFailureKind::TimedOut | HookFailureKind::Limit => Exit::Failed,
+    };
+    (Some(exit), error.hint.clone())
+}
+
+fn target(error: &TargetError) -> Known {
     let hint = match error {
         TargetError::NotEmpty { .. } => "name another target, or say --overwrite to lose what is there",
         TargetError::InUse { .. } => "unmount it or end what uses it; --overwrite does not help here",
         TargetError::TooSmall { .. } => "a target needs at least the disk's size",
         TargetError::Kind { .. } => "name an image file or a block device",
-        TargetError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-            return (Exit::Denied, None);
-        }
-        TargetError::Io { .. } => return (Exit::Failed, None),
+        TargetError::Io { .. } => return (None, None),
     };
-    (Exit::Usage, Some(hint.to_owned()))
+    (Some(Exit::Usage), Some(hint.to_owned()))
 }
 
-fn read(error: &ReadError) -> (Exit, Option<String>) {
+fn read(error: &ReadError) -> Known {
     match error {
-        ReadError::Newer { .. } => (Exit::Failed, Some("use a newer version of Coffre".to_owned())),
-        ReadError::Store(_) => (Exit::Failed, None),
+        ReadError::Newer { .. } => (Some(Exit::Failed), Some("use a newer version of Coffre".to_owned())),
+        ReadError::Store(_) => (None, None),
         _ => {
             let hint = "`coffre verify VAULT --read-data` names every point, disk and range that is damaged";
-            (Exit::Failed, Some(hint.to_owned()))
+            (Some(Exit::Failed), Some(hint.to_owned()))
         }
     }
 }
@@ -203,7 +233,7 @@ fn secret(error: &SecretError) -> Exit {
     }
 }
 
-fn init(error: &InitError) -> (Exit, Option<String>) {
+fn init(error: &InitError) -> Known {
     let (exit, hint) = match error {
         InitError::AlreadyThere { .. } => (
             Exit::Failed,
@@ -222,14 +252,14 @@ fn init(error: &InitError) -> (Exit, Option<String>) {
             "add a line like: key = { file = \"/etc/coffre/main.key\" }",
         ),
         InitError::Unreachable { .. } => (Exit::TryAgain, REACH),
-        InitError::Store { .. } => return (Exit::Failed, None),
+        InitError::Store { .. } => return (None, None),
     };
-    (exit, Some(hint.to_owned()))
+    (Some(exit), Some(hint.to_owned()))
 }
 
 const REACH: &str = "check the vault's url and endpoint, the network, and that the store is running";
 
-fn open(error: &OpenError) -> (Exit, Option<String>) {
+fn open(error: &OpenError) -> Known {
     let (exit, hint) = match error {
         OpenError::NotThere => (
             Exit::Config,
@@ -258,11 +288,11 @@ fn open(error: &OpenError) -> (Exit, Option<String>) {
             Exit::Failed,
             "restore the object from the store's own versions if it keeps them",
         ),
-        OpenError::Store { .. } => return (Exit::Failed, None),
+        OpenError::Store { .. } => return (None, None),
         OpenError::Cache { .. } => (
             Exit::Failed,
             "`cache` in the configuration names a folder that you may write",
         ),
     };
-    (exit, Some(hint.to_owned()))
+    (Some(exit), Some(hint.to_owned()))
 }

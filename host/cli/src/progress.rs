@@ -55,7 +55,7 @@ impl Style {
             Self::Nothing
         } else if output.terminal {
             Self::Bars
-        } else if unattended && output.verbose == 0 {
+        } else if (unattended || output.json) && output.verbose == 0 {
             Self::Nothing
         } else {
             Self::Lines

@@ -1,15 +1,14 @@
 //! From the configuration to parts that work: stores, credentials, open vaults.
 
-use std::path::Path;
-
 use anyhow::Context;
+use coffre_engine::Chain;
 use coffre_engine::config::{Config, KeyConfig, KeyKind, VaultConfig};
 use coffre_engine::secret::SecretSource;
+use coffre_engine::state::State;
 use coffre_vault::{Credential, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault};
 use zeroize::Zeroizing;
 
 use crate::args::Global;
-use crate::pin;
 
 /// The configuration that the command line and the environment name.
 pub fn config(global: &Global) -> anyhow::Result<Config> {
@@ -34,7 +33,8 @@ pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVaul
         .map(credential)
         .transpose()
         .with_context(|| format!("cannot get the key of vault `{name}`"))?;
-    let pinned = pin::read(&config.coffre.state, name)?;
+    let state = State::new(&config.coffre.state);
+    let pinned = state.pinned_vault(name)?;
     let options = OpenOptions {
         cache_folder: config.coffre.cache.clone(),
         expect_id: pinned,
@@ -42,7 +42,7 @@ pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVaul
     };
     let vault = Vault::open(store, credential, options).await.with_context(doing)?;
     if pinned.is_none() {
-        remember(&config.coffre.state, name, &vault);
+        remember(&state, name, &vault);
     }
     Ok(NamedVault {
         name: name.to_owned(),
@@ -51,9 +51,9 @@ pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVaul
 }
 
 /// Reading works without a pin (a restore by somebody who may not write the state folder), so this only warns.
-fn remember(state: &Path, name: &str, vault: &Vault) {
-    if let Err(error) = pin::write(state, name, vault.id()) {
-        tracing::warn!("vault `{name}` is not pinned on this host: {error:#}");
+fn remember(state: &State, name: &str, vault: &Vault) {
+    if let Err(error) = state.pin_vault(name, vault.id()) {
+        tracing::warn!("vault `{name}` is not pinned on this host: {}", Chain(&error));
     }
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 
 /// Shows `error` and its sources, divided by colons.
-pub struct Chain<'a>(pub &'a dyn Error);
+pub struct Chain<'a>(pub &'a (dyn Error + Send + Sync));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,9 +4,10 @@ use anyhow::Context;
 use coffre_engine::config::EXAMPLE;
 use serde_json::json;
 
+use super::check;
 use crate::args::{ConfigCommand, Global};
 use crate::exit::{Complaint, Exit};
-use crate::output::{Output, count};
+use crate::output::Output;
 use crate::wire;
 
 /// Configurations to start from: name, what it is for, text.
@@ -14,28 +15,11 @@ const EXAMPLES: [(&str, &str, &str); 1] = [("full", "every key there is, explain
 
 pub async fn run(command: &ConfigCommand, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     match command {
-        ConfigCommand::Check => check(global, output).await,
+        ConfigCommand::Check => check::run(global, output).await,
         ConfigCommand::Show => show(global, output),
         ConfigCommand::Example { list: true, .. } => list(output),
         ConfigCommand::Example { name, .. } => example(name, output),
     }
-}
-
-async fn check(global: &Global, output: &Output) -> anyhow::Result<Exit> {
-    let config = wire::config(global)?;
-    output.line(format!(
-        "{}: {}, {}, {}, {}",
-        config.file.display(),
-        count(config.machines.len(), "machine"),
-        count(config.vaults.len(), "vault"),
-        if config.policies.len() == 1 {
-            "1 policy".to_owned()
-        } else {
-            format!("{} policies", config.policies.len())
-        },
-        count(config.hooks.len(), "hook"),
-    ))?;
-    Ok(Exit::Done)
 }
 
 fn show(global: &Global, output: &Output) -> anyhow::Result<Exit> {

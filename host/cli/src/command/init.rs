@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use coffre_engine::config::{Config, KeyKind};
+use coffre_engine::state::State;
 use coffre_vault::{Encryption, InitOptions, Initialized, Vault};
 use serde::Serialize;
 
@@ -11,7 +12,7 @@ use crate::args::{Global, InitArgs};
 use crate::exit::{Complaint, Exit};
 use crate::key::{self, RecoveryFile};
 use crate::output::Output;
-use crate::{pin, screen, wire};
+use crate::{screen, wire};
 
 #[derive(Serialize)]
 struct Document {
@@ -142,6 +143,8 @@ fn hand_over(
         (None, None) => {}
     }
     output.document(&document)?;
-    pin::replace(&config.coffre.state, &document.vault, made.id)?;
+    State::new(&config.coffre.state)
+        .pin_vault(&document.vault, made.id)
+        .context("the vault is made, but this host could not pin its id")?;
     Ok(Exit::Done)
 }

@@ -1,0 +1,171 @@
+//! `coffre jobs [list|show ID]`.
+
+use std::time::Duration;
+
+use coffre_engine::job::{self, JobView};
+use coffre_engine::journal::JobOutcome;
+use coffre_engine::state::State;
+use coffre_vault::StepOutcome;
+use serde::Serialize;
+
+use crate::args::{Global, JobsArgs, JobsCommand};
+use crate::exit::{Complaint, Exit};
+use crate::output::{Output, size, span, table, time};
+use crate::shape::NoteShape;
+use crate::wire;
+
+const LISTED: usize = 20;
+
+#[derive(Serialize)]
+struct Document {
+    jobs: Vec<JobView>,
+}
+
+pub fn run(args: &JobsArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let config = wire::config(global)?;
+    let state = State::new(&config.coffre.state);
+    match &args.command {
+        None => list(&state, None, LISTED, output),
+        Some(JobsCommand::List { machine, limit }) => list(&state, machine.as_deref(), *limit, output),
+        Some(JobsCommand::Show { id }) => show(&state, id, output),
+    }
+}
+
+/// Newest first.
+fn list(state: &State, machine: Option<&str>, limit: usize, output: &Output) -> anyhow::Result<Exit> {
+    let mut jobs = job::jobs(state, machine)?;
+    jobs.reverse();
+    jobs.truncate(limit);
+    if jobs.is_empty() {
+        output.line("there were no jobs yet")?;
+    } else {
+        let rows = jobs.iter().map(|job| {
+            let took = match (job.started_at, job.ended_at) {
+                (Some(start), Some(end)) => span(Duration::try_from(end.duration_since(start)).unwrap_or_default()),
+                _ => String::new(),
+            };
+            vec![
+                job.id.clone(),
+                job.machine.clone(),
+                job.started_at.map(time).unwrap_or_default(),
+                took,
+                outcome(job).to_owned(),
+                job.point.map(|point| point.to_string()).unwrap_or_default(),
+                size(job.changed_bytes),
+                size(job.stored_bytes),
+                job.error.clone().unwrap_or_default(),
+            ]
+        });
+        let headers = [
+            "JOB", "MACHINE", "STARTED", "TOOK", "OUTCOME", "POINT", "CHANGED", "STORED", "ERROR",
+        ];
+        output.result(table(&headers, &[3, 5, 6, 7], rows.collect()))?;
+    }
+    output.document(&Document { jobs })?;
+    Ok(Exit::Done)
+}
+
+fn outcome(job: &JobView) -> &'static str {
+    match job.outcome {
+        Some(JobOutcome::Done) => "done",
+        Some(JobOutcome::Downgraded) => "downgraded",
+        Some(JobOutcome::Failed) => "failed",
+        Some(JobOutcome::Cancelled) => "cancelled",
+        Some(JobOutcome::Died) => "died",
+        None if job.running => "running",
+        None => "died",
+    }
+}
+
+fn show(state: &State, id: &str, output: &Output) -> anyhow::Result<Exit> {
+    let job = job::job(state, id)?.ok_or_else(|| {
+        let text = format!("there is no job `{id}`, or several whose ids begin so");
+        Complaint::usage(text, "`coffre jobs` lists them")
+    })?;
+    output.result(describe(&job))?;
+    output.document(&job)?;
+    Ok(Exit::Done)
+}
+
+fn describe(job: &JobView) -> String {
+    let mut text = format!("{} of {}: {}\n", job.id, job.machine, outcome(job));
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let disks: Vec<_> = job.disks.iter().map(|disk| disk.to_string()).collect();
+    let facts = [
+        ("started", job.started_at.map(time)),
+        ("ended", job.ended_at.map(time)),
+        ("vault", Some(or_dash(&job.vault))),
+        ("provider", Some(or_dash(&job.provider))),
+        ("policy", job.policy.clone()),
+        ("point", job.point.map(|point| format!("{}@{point}", job.machine))),
+        (
+            "snapshot",
+            job.consistency.map(|reached| format!("{reached} consistent")),
+        ),
+        ("held", job.held_ms.map(|ms| span(Duration::from_millis(ms)))),
+        ("disks", (!disks.is_empty()).then(|| disks.join(", "))),
+        ("read", Some(size(job.read_bytes))),
+        ("changed", Some(size(job.changed_bytes))),
+        ("stored", Some(size(job.stored_bytes))),
+    ];
+    for (name, value) in facts {
+        if let Some(value) = value {
+            text.push_str(&format!("  {name:9} {value}\n"));
+        }
+    }
+    for phase in &job.phases {
+        let took = phase
+            .duration_ms
+            .map_or_else(|| "not ended".to_owned(), |ms| span(Duration::from_millis(ms)));
+        text.push_str(&format!(
+            "  {}  {:32} {took}\n",
+            time(phase.at),
+            phase.phase.to_string()
+        ));
+    }
+    for hook in &job.hooks {
+        for (step, outcome) in [("pre", &hook.pre), ("post", &hook.post)] {
+            if let Some(outcome) = outcome {
+                text.push_str(&format!("  hook {} {step}: {}\n", hook.name, step_text(outcome)));
+                for line in outcome.output.lines() {
+                    text.push_str(&format!("    {line}\n"));
+                }
+            }
+        }
+    }
+    for note in &job.notes {
+        let disk = note.disk.as_ref().map(|disk| format!("{disk}: ")).unwrap_or_default();
+        text.push_str(&format!("  {}: {disk}{}\n", NoteShape::new(note).level, note.text));
+    }
+    if let Some(error) = &job.error {
+        text.push_str(&format!("  error: {error}\n"));
+    }
+    if let Some(hint) = &job.hint {
+        text.push_str(&format!("  hint: {hint}\n"));
+    }
+    if job.owes {
+        text.push_str(
+            "  it still owes something (a hook's post, a snapshot, a session): the machine's next backup pays it\n",
+        );
+    }
+    if job.damaged_lines > 0 {
+        text.push_str(&format!(
+            "  {} lines of its journal cannot be read\n",
+            job.damaged_lines
+        ));
+    }
+    text
+}
+
+pub fn step_text(outcome: &StepOutcome) -> String {
+    let took = span(Duration::from_millis(outcome.duration_ms));
+    let tries = if outcome.attempts > 1 {
+        format!(", {} attempts", outcome.attempts)
+    } else {
+        String::new()
+    };
+    match &outcome.error {
+        None => format!("done in {took}{tries}"),
+        Some(error) => format!("failed in {took}{tries}: {error}"),
+    }
+}

@@ -1,0 +1,80 @@
+//! From a machine's table in the configuration to the parts that its backup works with.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use coffre_engine::config::{Config, MachineConfig};
+use coffre_engine::job::JobDeps;
+use coffre_engine::progress::{Cancel, Progress};
+use coffre_engine::{HookRunner, SystemClock};
+use coffre_sandbox::{Limits, PluginCatalog, WasmProvider, hook};
+use coffre_vault::{Note, NoteLevel, Vault};
+
+use crate::wire;
+
+/// A machine's plugin and hooks, loaded.
+pub struct Parts {
+    pub provider: Arc<WasmProvider>,
+    pub hooks: Vec<Arc<dyn HookRunner>>,
+    /// What every point made with these parts must say.
+    pub notes: Vec<Note>,
+}
+
+impl Parts {
+    pub async fn load(config: &Config, catalog: &PluginCatalog, machine: &MachineConfig) -> anyhow::Result<Self> {
+        let doing = || format!("cannot use provider `{}` for {}", machine.provider, machine.name);
+        let provider = catalog
+            .load_provider(&machine.provider, &machine.settings, Limits::default())
+            .await
+            .with_context(doing)?;
+        let notes = assumed_grants(catalog, machine).into_iter().collect();
+        let mut hooks = Vec::with_capacity(machine.hooks.len());
+        for name in &machine.hooks {
+            let hook = hook::load_from_config(config, config.hook(name)?)
+                .with_context(|| format!("cannot load hook `{name}` for {}", machine.name))?;
+            hooks.push(hook);
+        }
+        Ok(Self { provider, hooks, notes })
+    }
+
+    pub fn into_deps(self, config: Arc<Config>, vault: Vault, progress: Arc<Progress>, cancel: Cancel) -> JobDeps {
+        JobDeps {
+            config,
+            provider: self.provider,
+            hooks: self.hooks,
+            vault,
+            clock: Arc::new(SystemClock),
+            progress,
+            cancel,
+            host: wire::host(),
+            notes: self.notes,
+        }
+    }
+}
+
+/// Grants that nobody typed are said in the job and the point.
+fn assumed_grants(catalog: &PluginCatalog, machine: &MachineConfig) -> Option<Note> {
+    let plugin = catalog
+        .inspect(&machine.provider)
+        .ok()
+        .filter(|plugin| plugin.granted_as_asked)?;
+    let grants = plugin
+        .granted
+        .0
+        .iter()
+        .flat_map(|(kind, values)| values.iter().map(move |value| format!("{kind} {value}")));
+    let grants: Vec<String> = grants.collect();
+    if grants.is_empty() {
+        return None;
+    }
+    Some(Note {
+        level: NoteLevel::Info,
+        code: "grants-as-asked".to_owned(),
+        disk: None,
+        text: format!(
+            "{} ships with Coffre and the configuration grants it nothing in particular, so it may do what it asks for: {}",
+            machine.provider,
+            grants.join(", ")
+        ),
+    })
+}
