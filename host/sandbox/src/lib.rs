@@ -6,12 +6,15 @@
 //! it against the grants and against what the host measures itself. `catalog` finds plugins and decides which may run.
 //! Broker and acts are to move into a process of their own, so what passes between `guest` and `broker` is plain data.
 
+mod acts;
+mod broker;
 mod catalog;
 mod compiled;
 mod component;
 mod engine;
 mod error;
 mod grant;
+mod guest;
 pub mod hook;
 pub mod limits;
 mod manifest;
