@@ -15,7 +15,7 @@ use super::model::{
     MachineConfig, OnFailure, PluginConfig, PolicyConfig, StoreSettings, Tracking, VaultConfig,
 };
 use super::raw;
-use super::words::{self, GRANTS, Pattern, Wrong};
+use super::words::{self, HOOK_GRANTS, PLUGIN_GRANTS, Pattern, Wrong};
 use crate::machine::{Consistency, OsFamily};
 use crate::secret::SecretSource;
 
@@ -492,7 +492,7 @@ impl<'a> Checker<'a> {
                 self.one_of(&word, "a thing to do on failure", &failures)
             })?,
             settings: settings(raw.settings),
-            grant: self.grants(raw.grant.unwrap_or_default())?,
+            grant: self.grants(raw.grant.unwrap_or_default(), HOOK_GRANTS, "hook")?,
         })
     }
 
@@ -510,16 +510,23 @@ impl<'a> Checker<'a> {
             file: self.optional_path(&raw.file)?,
             sha256: sha256.transpose()?,
             dev: raw.dev.unwrap_or(false),
-            grant: raw.grant.map(|grant| self.grants(grant)).transpose()?,
+            grant: raw
+                .grant
+                .map(|grant| self.grants(grant, PLUGIN_GRANTS, "plugin"))
+                .transpose()?,
         })
     }
 
-    fn grants(&self, raw: raw::Grants) -> Result<GrantTable> {
+    fn grants(&self, raw: raw::Grants, known: &[&str], what: &str) -> Result<GrantTable> {
         let mut grants = BTreeMap::new();
         for (name, value) in raw {
-            if !GRANTS.contains(&name.get_ref().as_str()) {
-                let hint = suggest(name.get_ref(), GRANTS.iter().copied());
-                return Err(self.wrong(name.span(), format!("`{}` is not a grant", name.get_ref()), hint));
+            if !known.contains(&name.get_ref().as_str()) {
+                let hint = suggest(name.get_ref(), known.iter().copied());
+                return Err(self.wrong(
+                    name.span(),
+                    format!("`{}` is nothing that a {what} can be granted", name.get_ref()),
+                    hint,
+                ));
             }
             words::grant_holes(value.get_ref()).map_err(|(message, hint)| self.wrong(value.span(), message, hint))?;
             grants.insert(name.into_inner(), json(value.into_inner()));

@@ -256,7 +256,7 @@ fn what_is_missing_is_shown_with_a_line_to_add() {
 #[test]
 fn grants_are_checked_where_they_stand() {
     insta::assert_snapshot!(said("[plugin.x.grant]\ndisk-reed = [\"/x\"]\n"), @r#"
-    /etc/coffre/coffre.toml:2:1: `disk-reed` is not a grant
+    /etc/coffre/coffre.toml:2:1: `disk-reed` is nothing that a plugin can be granted
       |
     2 | disk-reed = ["/x"]
       | ^^^^^^^^^

@@ -7,24 +7,20 @@ use serde::Serializer;
 
 use super::error::suggest;
 
-/// The grants there are. What each allows stands in `wit/host.wit` (plugins) and `docs/hooks.md` (scripts).
-pub const GRANTS: &[&str] = &[
+/// What can be granted to a plugin; each is explained by `coffre plugin inspect` for the plugins that ask for it.
+pub const PLUGIN_GRANTS: &[&str] = &[
     "disk-read",
-    "file-read",
     "freeze",
     "guest-agent",
-    "http",
     "nbd",
     "process",
-    "run",
     "secret",
-    "service",
-    "session",
-    "storage",
-    "storage-read",
     "storage-write",
     "unix-socket",
 ];
+
+/// What can be granted to a hook; see docs/hooks.md.
+pub const HOOK_GRANTS: &[&str] = &["process", "secret"];
 
 /// What is wrong with a word, and what to do about it.
 pub(super) type Wrong = (String, Option<String>);

@@ -1,0 +1,138 @@
+//! Whatever fails, and wherever: there is no point, nothing is held, and the next backup works.
+
+use super::world::{Fault, Lie, World};
+use crate::job::{JobError, JobErrorKind};
+use crate::journal::JobOutcome;
+
+/// Every step that can fail, and whether the backup makes a point all the same.
+const STEPS: &[(&str, bool)] = &[
+    ("discover", false),
+    ("check", false),
+    ("hook-check a", false),
+    ("pre a", true),
+    ("pre b", true),
+    ("take", false),
+    ("post b", true),
+    ("post a", true),
+    ("changed one", true),
+    ("settle", true),
+    ("release", true),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_at_any_step_leaves_nothing_behind() {
+    for (step, makes_a_point) in STEPS {
+        let world = World::new().await;
+        world.backup().await.unwrap();
+        world.take_log();
+        world.fault(step, Fault::Fail);
+        let result = world.backup().await;
+        assert_eq!(result.is_ok(), *makes_a_point, "{step}: {result:?}");
+        assert_eq!(world.points().await.len(), 1 + usize::from(*makes_a_point), "{step}");
+        let log = world.take_log();
+        assert_started_pres_have_posts(step, &log);
+        if *step != "release" {
+            world.assert_nothing_is_owed();
+        }
+        world.backup().await.unwrap_or_else(|error| panic!("{step}: {error}"));
+        world.assert_nothing_is_owed();
+        world.assert_newest_is_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_at_any_step_leaves_nothing_behind() {
+    for (step, _) in STEPS.iter().filter(|(step, _)| !["settle", "release"].contains(step)) {
+        let world = World::new().await;
+        world.backup().await.unwrap();
+        world.take_log();
+        world.fault(step, Fault::Panic);
+        let error = world.backup().await.unwrap_err();
+        assert!(
+            matches!(&error, JobError::Panicked(text) if text.contains(step)),
+            "{step}: {error}"
+        );
+        assert_started_pres_have_posts(step, &world.take_log());
+        world.assert_nothing_is_owed();
+        world.backup().await.unwrap();
+        world.assert_newest_is_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_is_heard_between_any_two_steps() {
+    for (step, _) in STEPS
+        .iter()
+        .filter(|(step, _)| !["settle", "release", "changed one"].contains(step))
+    {
+        let world = World::new().await;
+        let deps = world.deps().await;
+        world.fault(step, Fault::Cancel(deps.cancel.clone()));
+        let error = crate::job::backup(&deps, "m").await.unwrap_err();
+        assert_eq!(error.kind(), JobErrorKind::Cancelled, "{step}: {error}");
+        drop(deps);
+        assert_started_pres_have_posts(step, &world.take_log());
+        world.assert_nothing_is_owed();
+        assert!(world.points().await.is_empty());
+        world.backup().await.unwrap();
+    }
+}
+
+/// A post that itself was hit by the fault counts as run.
+fn assert_started_pres_have_posts(step: &str, log: &[String]) {
+    for hook in ["a", "b"] {
+        let count = |what: &str| log.iter().filter(|line| **line == format!("{what} {hook}")).count();
+        assert_eq!(count("pre") > 0, count("post") > 0, "{step}: {log:?}");
+        if !step.starts_with("post") {
+            assert!(count("post") <= 1, "{step}: {log:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_lies_about_sizes_or_disks_is_refused() {
+    for lie in [Lie::Size, Lie::DiskLeftOut] {
+        let world = World::new().await;
+        *world.lie.lock() = lie;
+        let error = world.backup().await.unwrap_err();
+        assert!(matches!(error, JobError::BadAnswer { .. }), "{lie:?}: {error}");
+        assert!(error.hint().is_some());
+        assert!(world.points().await.is_empty());
+        world.assert_nothing_is_owed();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_changes_that_cannot_be_means_a_scan_and_distrust() {
+    let world = World::new().await;
+    world.backup().await.unwrap();
+    world.disks.lock().get_mut("one").unwrap()[5] ^= 1;
+    *world.lie.lock() = Lie::Overlap;
+    let report = world.backup().await.unwrap();
+    assert_eq!(report.outcome, JobOutcome::Downgraded);
+    assert!(
+        report.notes.iter().any(|note| note.code == "tracking-lied"),
+        "{:?}",
+        report.notes
+    );
+    world.assert_newest_is_now().await;
+
+    // Not believed any more, though it now says the truth.
+    *world.lie.lock() = Lie::None;
+    world.take_log();
+    let report = world.backup().await.unwrap();
+    assert!(!world.take_log().iter().any(|line| line.starts_with("changed")));
+    assert!(
+        report.point.disks[0].compared.why.contains("not believed"),
+        "{}",
+        report.point.disks[0].compared.why
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_machine_is_a_matter_of_the_config() {
+    let world = World::new().await;
+    let error = crate::job::backup(&world.deps().await, "mm").await.unwrap_err();
+    assert_eq!(error.kind(), JobErrorKind::Config);
+    assert_eq!(error.hint().as_deref(), Some("did you mean `m`?"));
+}

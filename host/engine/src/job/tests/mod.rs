@@ -1,0 +1,9 @@
+//! Backups with a provider and hooks that write down what they are asked and break where they are told to, into a real
+//! vault in memory.
+
+mod crash;
+mod failure;
+mod order;
+mod points;
+mod store;
+mod world;

@@ -1,0 +1,485 @@
+//! A machine, its provider and its hooks, all fake, with faults on demand.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coffre_vault::{Encryption, InitOptions, OpenOptions, Point, Store, Vault};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::store::BreakingStore;
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::hook::{HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport, SnapshotOutcome};
+use crate::job::{BackupReport, JobDeps, JobError, backup};
+use crate::journal::JobRecord;
+use crate::machine::{Attachment, Consistency, DiskId, DiskInfo, Extent, Finding, Machine};
+use crate::progress::{Cancel, Progress};
+use crate::provider::{
+    Base, ChangeList, Changes, Description, ProviderError, ProviderErrorKind, ProviderIdentity, Snapshot, SnapshotId,
+    SnapshotProvider, Source, TakeRequest, TakenDisk,
+};
+use crate::restore;
+use crate::state::State;
+
+/// What happens at a step; once, unless it is `Always`.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    Fail,
+    FailAlways,
+    TryAgain,
+    Panic,
+    /// Never comes back: the test then drops the job, as if the process had been killed there.
+    Hang,
+    Slow(Duration),
+    Cancel(Cancel),
+}
+
+/// What the provider says of its snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    None,
+    /// A byte more than there is.
+    Size,
+    /// One disk fewer than asked for.
+    DiskLeftOut,
+    /// Nothing has changed.
+    NothingChanged,
+    /// Extents that overlap.
+    Overlap,
+}
+
+type Disks = BTreeMap<String, Vec<u8>>;
+
+pub struct World {
+    folder: tempfile::TempDir,
+    pub config: String,
+    pub log: Mutex<Vec<String>>,
+    pub disks: Mutex<Disks>,
+    pub lie: Mutex<Lie>,
+    faults: Mutex<HashMap<String, Fault>>,
+    /// What the provider still holds.
+    pub held: Mutex<BTreeMap<String, Disks>>,
+    /// What it could compare with.
+    pub kept: Mutex<BTreeMap<String, Disks>>,
+    pub store: Arc<BreakingStore>,
+    hung: Notify,
+}
+
+pub const POLICY: &str = "[policy.p]\nhold-at-most = \"5s\"\n";
+pub const HOOKS: &str = "[hook.a]\nkind = \"rhai\"\nfile = \"a\"\n[hook.b]\nkind = \"rhai\"\nfile = \"b\"\n";
+pub const MACHINE: &str = "[machine.m]\nprovider = \"fake\"\npolicy = \"p\"\nvault = \"v\"\nhooks = [\"a\", \"b\"]\n";
+
+/// Bytes that do not compress and differ by `seed`.
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    let mut reader = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
+    reader.fill(&mut bytes);
+    bytes
+}
+
+impl World {
+    pub async fn new() -> Arc<Self> {
+        Self::with(&format!("{POLICY}{HOOKS}{MACHINE}")).await
+    }
+
+    /// A world whose config says `config` beside its folders and vault.
+    pub async fn with(config: &str) -> Arc<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!(
+            "{config}\n[coffre]\nstate = \"state\"\ncache = \"cache\"\n[vault.v]\nurl = \"vault\"\nencryption = \"none\"\n"
+        );
+        let mut disks = Disks::new();
+        disks.insert("one".to_owned(), noise(1, 600_000));
+        disks.insert("two".to_owned(), noise(2, 3 << 20));
+        let store = Arc::new(BreakingStore::default());
+        let options = InitOptions {
+            encryption: Encryption::None,
+            recovery_key: false,
+            host: "test".to_owned(),
+        };
+        Vault::init(Store::over(store.clone(), "v"), options).await.unwrap();
+        Arc::new(Self {
+            folder,
+            config,
+            log: Mutex::default(),
+            disks: Mutex::new(disks),
+            lie: Mutex::new(Lie::None),
+            faults: Mutex::default(),
+            held: Mutex::default(),
+            kept: Mutex::default(),
+            store,
+            hung: Notify::new(),
+        })
+    }
+
+    pub fn fault(&self, step: &str, fault: Fault) {
+        self.faults.lock().insert(step.to_owned(), fault);
+    }
+
+    /// Everything that was asked since the last time.
+    pub fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock())
+    }
+
+    pub fn state(&self) -> State {
+        State::new(&self.folder.path().join("state"))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub async fn vault(&self) -> Vault {
+        let options = OpenOptions {
+            cache_folder: self.folder.path().join("cache"),
+            expect_id: None,
+            allow_unencrypted: true,
+        };
+        Vault::open(Store::over(self.store.clone(), "v"), None, options)
+            .await
+            .unwrap()
+    }
+
+    /// All that a process would set up before a backup.
+    pub async fn deps(self: &Arc<Self>) -> JobDeps {
+        let config = Config::parse(&self.folder.path().join("coffre.toml"), &self.config);
+        let hook = |name: &str| -> Arc<dyn HookRunner> {
+            Arc::new(FakeHook {
+                name: name.to_owned(),
+                world: self.clone(),
+            })
+        };
+        JobDeps {
+            config: Arc::new(config.unwrap_or_else(|error| panic!("{error}"))),
+            provider: Arc::new(FakeProvider(self.clone())),
+            // Not in the order of the config.
+            hooks: vec![hook("b"), hook("a")],
+            vault: self.vault().await,
+            clock: Arc::new(SystemClock),
+            progress: Progress::new(),
+            cancel: Cancel::new(),
+            host: "test".to_owned(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub async fn backup(self: &Arc<Self>) -> Result<BackupReport, JobError> {
+        backup(&self.deps().await, "m").await
+    }
+
+    /// Runs a backup up to where it hangs, and drops it there.
+    pub async fn killed(self: &Arc<Self>) {
+        let deps = self.deps().await;
+        tokio::select! {
+            result = backup(&deps, "m") => panic!("it was to hang: {result:?}"),
+            () = self.hung.notified() => {}
+            () = self.store.reached.notified() => {}
+            () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it never got there: {:?}", self.log.lock()),
+        }
+    }
+
+    pub async fn points(&self) -> Vec<Point> {
+        let vault = self.vault().await;
+        match vault.machine("m").await.unwrap() {
+            Some(machine) => vault.points(machine).await.unwrap(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The bytes of a point's disk, restored.
+    pub async fn restored(&self, point: &Point, disk: &str) -> Vec<u8> {
+        let vault = self.vault().await;
+        let found = point
+            .disks
+            .iter()
+            .find(|found| found.id == disk)
+            .expect("the point has the disk");
+        let folder = tempfile::tempdir_in(self.folder.path()).unwrap();
+        let path = folder.path().join("disk");
+        let plan = restore::RestorePlan {
+            vault,
+            disks: vec![restore::DiskRestore {
+                id: DiskId(disk.to_owned()),
+                size_bytes: found.size_bytes,
+                root: found.root,
+                target: restore::Target::open(&path, found.size_bytes, restore::Overwrite::Refuse).unwrap(),
+                counters: Arc::default(),
+            }],
+            cancel: Arc::default(),
+        };
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || restore::run(plan, &runtime))
+            .await
+            .unwrap()
+            .unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    /// The newest point has every byte of every disk as it is now.
+    pub async fn assert_newest_is_now(&self) {
+        let point = self.points().await.pop().expect("a point");
+        let disks = self.disks.lock().clone();
+        assert_eq!(point.disks.len(), disks.len());
+        for (id, bytes) in disks {
+            assert!(
+                self.restored(&point, &id).await == bytes,
+                "disk {id} of point {}",
+                point.number
+            );
+        }
+    }
+
+    /// Nothing is held, and no job owes anything.
+    pub fn assert_nothing_is_owed(&self) {
+        assert!(
+            self.held.lock().is_empty(),
+            "snapshots are held: {:?}",
+            self.held.lock().keys()
+        );
+        for job in JobRecord::all(&self.state(), "m").unwrap() {
+            assert!(job.owed().is_nothing(), "{} owes {:?}", job.id, job.owed());
+            assert!(job.ended().is_some(), "{} has not ended", job.id);
+            assert!(!job.running);
+        }
+    }
+
+    async fn step(&self, step: &str) -> Result<(), Fault> {
+        self.log.lock().push(step.to_owned());
+        let fault = {
+            let mut faults = self.faults.lock();
+            match faults.get(step) {
+                Some(Fault::FailAlways) => Some(Fault::Fail),
+                _ => faults.remove(step),
+            }
+        };
+        match fault {
+            None => Ok(()),
+            Some(Fault::Panic) => panic!("a fault at {step}"),
+            Some(Fault::Hang) => {
+                self.hung.notify_one();
+                std::future::pending().await
+            }
+            Some(Fault::Slow(time)) => {
+                tokio::time::sleep(time).await;
+                Ok(())
+            }
+            Some(Fault::Cancel(cancel)) => {
+                cancel.cancel();
+                Ok(())
+            }
+            Some(fault) => Err(fault),
+        }
+    }
+}
+
+pub struct FakeProvider(Arc<World>);
+
+impl FakeProvider {
+    async fn step(&self, step: &str) -> Result<(), ProviderError> {
+        self.0.step(step).await.map_err(|_| ProviderError {
+            kind: ProviderErrorKind::Failed,
+            text: format!("a fault at {step}"),
+            hint: Some("mend the test".to_owned()),
+        })
+    }
+}
+
+#[async_trait]
+impl SnapshotProvider for FakeProvider {
+    fn identity(&self) -> ProviderIdentity {
+        ProviderIdentity {
+            name: "fake".to_owned(),
+            version: "1".to_owned(),
+            digest: "00".to_owned(),
+            pinned: true,
+        }
+    }
+
+    async fn describe(&self) -> Result<Description, ProviderError> {
+        Ok(Description {
+            name: "fake".to_owned(),
+            version: "1".to_owned(),
+            best_consistency: Consistency::Crash,
+            one_instant: true,
+            tracks_changes: true,
+            runs_outside: false,
+            settings_schema: "{}".to_owned(),
+        })
+    }
+
+    async fn discover(&self, _: &Machine) -> Result<Vec<DiskInfo>, ProviderError> {
+        self.step("discover").await?;
+        let disks = self.0.disks.lock();
+        let info = |(id, bytes): (&String, &Vec<u8>)| DiskInfo {
+            id: DiskId(id.clone()),
+            size_bytes: bytes.len() as u64,
+            label: Some(format!("disk {id}")),
+        };
+        Ok(disks.iter().map(info).collect())
+    }
+
+    async fn check(&self, _: &Machine, _: &[DiskId]) -> Result<Vec<Finding>, ProviderError> {
+        self.step("check").await?;
+        Ok(Vec::new())
+    }
+
+    async fn take(&self, _: &Machine, request: &TakeRequest) -> Result<Snapshot, ProviderError> {
+        // The snapshot comes to be even when the answer is lost.
+        let disks = self.0.disks.lock().clone();
+        self.0.held.lock().insert(request.id.0.clone(), disks.clone());
+        self.0.kept.lock().insert(request.id.0.clone(), disks.clone());
+        self.step("take").await?;
+        let lie = *self.0.lie.lock();
+        let mut taken = Vec::new();
+        for id in request.disks.iter().skip(usize::from(lie == Lie::DiskLeftOut)) {
+            let bytes = &disks[&id.0];
+            let mut file = tempfile::tempfile_in(self.0.folder.path()).unwrap();
+            file.write_all(bytes).unwrap();
+            taken.push(TakenDisk {
+                id: id.clone(),
+                size_bytes: bytes.len() as u64 + u64::from(lie == Lie::Size),
+                source: Source::File {
+                    file,
+                    path: id.0.clone(),
+                },
+                token: Some(request.id.0.clone()),
+            });
+        }
+        Ok(Snapshot {
+            consistency: Consistency::Crash,
+            consistency_reason: "a fake".to_owned(),
+            disks: taken,
+            frozen_ms: None,
+            attachments: vec![Attachment {
+                name: "machine.xml".to_owned(),
+                media_type: "text/xml".to_owned(),
+                content: b"<machine/>".to_vec(),
+            }],
+        })
+    }
+
+    async fn changed(&self, _: &Machine, id: &SnapshotId, disk: &DiskId, base: &str) -> Result<Changes, ProviderError> {
+        self.step(&format!("changed {disk}")).await?;
+        let kept = self.0.kept.lock();
+        let (Some(before), Some(now)) = (kept.get(base), kept.get(&id.0)) else {
+            return Ok(Changes::CannotTell("the base is gone".to_owned()));
+        };
+        let (Some(before), Some(now)) = (before.get(&disk.0), now.get(&disk.0)) else {
+            return Ok(Changes::CannotTell("the disk is gone".to_owned()));
+        };
+        let extent = |offset: usize, length: usize| Extent {
+            offset_bytes: offset as u64,
+            length_bytes: length as u64,
+        };
+        let extents = match *self.0.lie.lock() {
+            Lie::NothingChanged => Vec::new(),
+            Lie::Overlap => vec![extent(0, 8192), extent(4096, 8192)],
+            _ => {
+                let pages = now.chunks(4096).enumerate();
+                let differs = pages.filter(|(page, bytes)| before.chunks(4096).nth(*page) != Some(*bytes));
+                differs.map(|(page, bytes)| extent(page * 4096, bytes.len())).collect()
+            }
+        };
+        Ok(Changes::Listed(Box::new(Listed(Some(extents)))))
+    }
+
+    async fn read(&self, _: &Machine, _: &SnapshotId, _: &DiskId, _: u64, _: u32) -> Result<Vec<u8>, ProviderError> {
+        unreachable!("disks are files")
+    }
+
+    async fn settle(&self, _: &Machine, keep: &[Base]) -> Result<(), ProviderError> {
+        let tokens: Vec<&str> = keep.iter().map(|base| base.token.as_str()).collect();
+        self.step("settle").await?;
+        let held: Vec<String> = self.0.held.lock().keys().cloned().collect();
+        self.0
+            .kept
+            .lock()
+            .retain(|token, _| tokens.contains(&token.as_str()) || held.contains(token));
+        Ok(())
+    }
+
+    async fn release(&self, _: &Machine, id: &SnapshotId) -> Result<(), ProviderError> {
+        self.step("release").await?;
+        self.0.held.lock().remove(&id.0);
+        Ok(())
+    }
+
+    async fn held(&self, _: &Machine) -> Result<Vec<SnapshotId>, ProviderError> {
+        Ok(self.0.held.lock().keys().cloned().map(SnapshotId).collect())
+    }
+}
+
+struct Listed(Option<Vec<Extent>>);
+
+#[async_trait]
+impl ChangeList for Listed {
+    async fn next(&mut self) -> Result<Vec<Extent>, ProviderError> {
+        Ok(self.0.take().unwrap_or_default())
+    }
+}
+
+struct FakeHook {
+    name: String,
+    world: Arc<World>,
+}
+
+impl FakeHook {
+    async fn step(&self, step: &str) -> Result<(), HookFailure> {
+        self.world
+            .step(&format!("{step} {}", self.name))
+            .await
+            .map_err(|fault| HookFailure {
+                kind: match fault {
+                    Fault::TryAgain => HookFailureKind::TryAgain,
+                    _ => HookFailureKind::Failed,
+                },
+                text: "a fault".to_owned(),
+                hint: None,
+                output: String::new(),
+            })
+    }
+}
+
+#[async_trait]
+impl HookRunner for FakeHook {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &str {
+        "rhai"
+    }
+
+    async fn check(&self, _: &HookContext) -> Result<Vec<Finding>, HookFailure> {
+        self.step("hook-check").await?;
+        Ok(Vec::new())
+    }
+
+    async fn pre(&self, _: &HookContext) -> Result<PreReport, HookFailure> {
+        self.step("pre").await?;
+        Ok(PreReport {
+            application_consistent: true,
+            memory: Some(format!("memory of {}", self.name)),
+            output: format!("{} rests", self.name),
+        })
+    }
+
+    async fn post(
+        &self,
+        _: &HookContext,
+        memory: Option<&str>,
+        outcome: SnapshotOutcome,
+    ) -> Result<PostReport, HookFailure> {
+        if let Some(memory) = memory {
+            assert_eq!(memory, format!("memory of {}", self.name));
+        }
+        self.step("post").await?;
+        self.world.log.lock().push(format!("{} heard {outcome:?}", self.name));
+        Ok(PostReport::default())
+    }
+}
