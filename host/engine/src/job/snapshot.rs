@@ -117,10 +117,6 @@ pub(super) async fn prepare(run: &mut Run<'_>) -> Result<Known, JobError> {
             text: finding.text,
         })?;
     }
-    if !description.one_instant && known.disks.len() > 1 {
-        let text = format!("{} does not take all disks at one instant", run.provider.name);
-        run.say(NoteLevel::Info, "not-one-instant", text)?;
-    }
     Ok(known)
 }
 
@@ -159,6 +155,10 @@ pub(super) fn context(run: &Run<'_>, known: &Known, hook: &LoadedHook) -> HookCo
 /// Decides what the snapshot is worth, and opens its disks. A snapshot that is not what was asked for is refused.
 pub(super) async fn accept(run: &mut Run<'_>, known: &Known, base: &Base, rested: Rested) -> Result<Taken, JobError> {
     let consistency = worth(run, &rested)?;
+    if !rested.snapshot.one_instant && known.disks.len() > 1 {
+        let text = "the disks do not all show the same instant".to_owned();
+        run.say(NoteLevel::Warning, "not-one-instant", text)?;
+    }
     let (hooks, mut attachments) = rested
         .hooks
         .into_iter()

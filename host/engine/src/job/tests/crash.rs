@@ -109,3 +109,24 @@ async fn a_session_that_died_in_transfer_is_taken_over() {
     world.assert_newest_is_now().await;
     world.assert_nothing_is_owed();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_aborted_by_somebody_else_is_begun_anew_upon_the_same_snapshot() {
+    let world = World::new().await;
+    world.backup().await.unwrap();
+    world.disks.lock().get_mut("two").unwrap()[70_000] ^= 1;
+    world.take_log();
+    world.fault("changed one", Fault::Fence);
+    let report = world.backup().await.unwrap();
+    assert!(
+        report.notes.iter().any(|note| note.code == "session-fenced"),
+        "{:?}",
+        report.notes
+    );
+    let log = world.take_log();
+    assert_eq!(log.iter().filter(|line| *line == "take").count(), 1);
+    assert_eq!(report.point.number.0, 2);
+    assert_eq!(world.points().await.len(), 2);
+    world.assert_newest_is_now().await;
+    world.assert_nothing_is_owed();
+}

@@ -21,8 +21,6 @@ pub enum PutFault {
     HangBefore,
     /// It arrives, and no answer comes.
     HangAfter,
-    /// Something else is there already.
-    Taken(Vec<u8>),
 }
 
 #[derive(Debug, Default)]
@@ -56,12 +54,6 @@ impl ObjectStore for BreakingStore {
             None => return self.inner.put_opts(location, payload, options).await,
             Some((_, PutFault::HangBefore)) => {}
             Some((_, PutFault::HangAfter)) => drop(self.inner.put_opts(location, payload, options).await?),
-            Some((_, PutFault::Taken(bytes))) => {
-                self.inner
-                    .put_opts(location, bytes.into(), PutOptions::default())
-                    .await?;
-                return self.inner.put_opts(location, payload, options).await;
-            }
         }
         self.reached.notify_one();
         std::future::pending().await

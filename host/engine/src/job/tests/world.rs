@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +36,8 @@ pub enum Fault {
     Hang,
     Slow(Duration),
     Cancel(Cancel),
+    /// Somebody else takes the job's session for dead.
+    Fence,
 }
 
 /// What the provider says of its snapshots.
@@ -130,13 +131,13 @@ impl World {
         State::new(&self.folder.path().join("state"))
     }
 
-    pub fn path(&self) -> &Path {
-        self.folder.path()
+    pub async fn vault(&self) -> Vault {
+        self.open("cache").await
     }
 
-    pub async fn vault(&self) -> Vault {
+    async fn open(&self, cache: &str) -> Vault {
         let options = OpenOptions {
-            cache_folder: self.folder.path().join("cache"),
+            cache_folder: self.folder.path().join(cache),
             expect_id: None,
             allow_unencrypted: true,
         };
@@ -248,6 +249,15 @@ impl World {
         }
     }
 
+    /// Aborts every undecided session, as a cleaner on another host does.
+    async fn fence(&self) {
+        let vault = self.open("elsewhere").await;
+        let machine = vault.machine("m").await.unwrap().expect("the machine is there");
+        for (number, _) in vault.sessions_undecided(machine).await.unwrap() {
+            vault.abort(machine, number, "it seemed dead").await.unwrap();
+        }
+    }
+
     async fn step(&self, step: &str) -> Result<(), Fault> {
         self.log.lock().push(step.to_owned());
         let fault = {
@@ -270,6 +280,10 @@ impl World {
             }
             Some(Fault::Cancel(cancel)) => {
                 cancel.cancel();
+                Ok(())
+            }
+            Some(Fault::Fence) => {
+                self.fence().await;
                 Ok(())
             }
             Some(fault) => Err(fault),
@@ -353,6 +367,7 @@ impl SnapshotProvider for FakeProvider {
         Ok(Snapshot {
             consistency: Consistency::Crash,
             consistency_reason: "a fake".to_owned(),
+            one_instant: true,
             disks: taken,
             frozen_ms: None,
             attachments: vec![Attachment {
