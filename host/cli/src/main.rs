@@ -30,12 +30,15 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Broken pipes and the like: there is nobody left to tell.
-            let _ = error.print();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done.into(),
-                _ => Exit::Usage.into(),
-            };
+            if let ErrorKind::DisplayHelp | ErrorKind::DisplayVersion = error.kind() {
+                // Broken pipes and the like: there is nobody left to tell.
+                let _ = error.print();
+                return Exit::Done.into();
+            }
+            // What clap calls a tip is a hint in every other error.
+            let text = error.render().to_string().replace("\n  tip: ", "\nhint: ");
+            screen::above(text.as_bytes());
+            return Exit::Usage.into();
         }
     };
     let output = Output::new(&cli.global);
