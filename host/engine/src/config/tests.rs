@@ -60,6 +60,22 @@ fn the_example_loads_and_says_what_it_shows() {
 }
 
 #[test]
+fn the_configs_to_start_from_load() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut loaded = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let content = std::fs::read_to_string(&path).unwrap();
+            let config = Config::parse(&path, &content).unwrap_or_else(|error| panic!("{error}"));
+            assert!(!config.machines.is_empty() && !config.vaults.is_empty());
+            loaded += 1;
+        }
+    }
+    assert!(loaded >= 4, "{loaded}");
+}
+
+#[test]
 fn every_key_stands_in_the_example() {
     // Each is taken out of serde's own list: a table with a key that cannot be.
     for (table, header) in [

@@ -1,5 +1,8 @@
 //! From the file's shape to the model: every word read, every name looked up, every path made absolute.
 
+mod code;
+mod vault;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -7,17 +10,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
-use url::Url;
 
-use super::error::{ConfigError, Problem, suggest};
-use super::model::{
-    Config, DiskSelection, Folders, GrantTable, HookConfig, HookKind, HookPlace, Keep, KeyConfig, KeyKind,
-    MachineConfig, OnFailure, PluginConfig, PolicyConfig, StoreSettings, Tracking, VaultConfig,
+use crate::config::error::{ConfigError, Problem, suggest};
+use crate::config::model::{
+    Config, DiskSelection, Folders, HookConfig, Keep, MachineConfig, PolicyConfig, Tracking, VaultConfig,
 };
-use super::raw;
-use super::words::{self, HOOK_GRANTS, PLUGIN_GRANTS, Pattern, Wrong};
+use crate::config::raw;
+use crate::config::words::{self, Pattern, Wrong};
 use crate::machine::{Consistency, OsFamily};
-use crate::secret::SecretSource;
 
 const STATE: &str = "/var/lib/coffre/state";
 const CACHE: &str = "/var/cache/coffre";
@@ -25,12 +25,11 @@ const PLUGINS: &str = "/etc/coffre/plugins.d";
 /// How long applications may be held in all; people notice a database that answers nobody for a minute.
 const HOLD_AT_MOST: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(24 * 3600);
-const HOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Reads `content`, which stands in `file` (an absolute path).
-pub(super) fn config(file: &Path, content: &str) -> Result<Config> {
+pub(in crate::config) fn config(file: &Path, content: &str) -> Result<Config> {
     let checker = Checker::new(file, content);
     let raw: raw::File = checker.read()?;
 
@@ -67,7 +66,7 @@ struct References<'a> {
     hooks: &'a BTreeMap<String, HookConfig>,
 }
 
-pub(super) struct Checker<'a> {
+pub(in crate::config) struct Checker<'a> {
     file: &'a Path,
     folder: PathBuf,
     content: &'a str,
@@ -182,143 +181,6 @@ impl<'a> Checker<'a> {
             scripts: self.optional_path(&raw.scripts)?.unwrap_or_else(|| self.folder.clone()),
             jobs,
         })
-    }
-
-    fn vault(&self, name: String, raw: raw::Vault, span: Range<usize>) -> Result<VaultConfig> {
-        let url = self.required(raw.url, "url", "\"s3://bucket/prefix\"", span.clone())?;
-        let unencrypted = raw.encryption.as_ref();
-        let unencrypted = unencrypted.map(|word| self.one_of(word, "an encryption", &[("none", true), ("on", false)]));
-        let key = match (raw.key, unencrypted.transpose()?.unwrap_or(false)) {
-            (Some(key), false) => Some(self.key(key)?),
-            (None, true) => None,
-            (Some(key), true) => {
-                return Err(self.wrong(key.span(), "a vault with `encryption = \"none\"` has no key", None));
-            }
-            (None, false) => {
-                let hint = "add a line like: key = { file = \"/etc/coffre/main.key\" }; `encryption = \"none\"` does \
-                            without, and then everybody who can read the store can read the disks";
-                return Err(self.wrong(span, format!("vault `{name}` has no `key`"), Some(hint.to_owned())));
-            }
-        };
-        let text = |word: raw::Word| word.map(Spanned::into_inner);
-        let endpoint = raw.endpoint.map(|word| {
-            Url::parse(word.get_ref())
-                .map_err(|error| self.wrong(word.span(), format!("`{}` is not a URL: {error}", word.get_ref()), None))
-        });
-        let source = |source: Option<Spanned<raw::Source>>| source.map(|source| self.source(source)).transpose();
-        Ok(VaultConfig {
-            url: self.vault_url(&url)?,
-            key,
-            store: StoreSettings {
-                endpoint: endpoint.transpose()?,
-                region: text(raw.region),
-                allow_http: raw.allow_http.unwrap_or(false),
-                ca_file: self.optional_path(&raw.ca_file)?,
-                account: text(raw.account),
-                emulator: raw.emulator.unwrap_or(false),
-                access_key_id: source(raw.access_key_id)?,
-                secret_access_key: source(raw.secret_access_key)?,
-                account_key: source(raw.account_key)?,
-            },
-            name,
-        })
-    }
-
-    fn vault_url(&self, word: &Spanned<String>) -> Result<Url> {
-        let text = word.get_ref();
-        let forms = "as in \"s3://bucket/prefix\", \"az://container/prefix\", \"file:///folder\", or a folder's path";
-        let wrong = |why: String| self.wrong(word.span(), why, Some(forms.to_owned()));
-        if !text.contains("://") {
-            let path = self.path(word)?;
-            return Url::from_file_path(&path).map_err(|()| wrong(format!("`{text}` is not a folder's path")));
-        }
-        let url = Url::parse(text).map_err(|error| wrong(format!("`{text}` is not a URL: {error}")))?;
-        match url.scheme() {
-            "s3" | "az" if url.host_str().is_none_or(str::is_empty) => {
-                Err(wrong(format!("`{text}` names no bucket or container")))
-            }
-            "file" if url.host_str().is_some() => Err(wrong(format!("`{text}` has two slashes where three are meant"))),
-            "s3" | "az" | "file" => {
-                if url.password().is_some() || !url.username().is_empty() {
-                    let hint = "say `access-key-id = { env = … }` instead".to_owned();
-                    return Err(self.wrong(word.span(), "credentials do not belong into a URL", Some(hint)));
-                }
-                Ok(url)
-            }
-            other => Err(wrong(format!("`{other}` is not a kind of store"))),
-        }
-    }
-
-    fn key(&self, key: Spanned<raw::Key>) -> Result<KeyConfig> {
-        let span = key.span();
-        let key = key.into_inner();
-        let secret = [(key.file, key.env, key.command, KeyKind::Secret)];
-        let typed = [(
-            key.passphrase_file,
-            key.passphrase_env,
-            key.passphrase_command,
-            KeyKind::Passphrase,
-        )];
-        let recovery = [(key.recovery_key_file, None, None, KeyKind::RecoveryKey)];
-        let mut found = Vec::new();
-        for (file, env, command, kind) in secret.into_iter().chain(typed).chain(recovery) {
-            for source in self.sources(file, env, command)? {
-                found.push(KeyConfig { kind, source });
-            }
-        }
-        let hint =
-            "exactly one of file, env, command, passphrase-file, passphrase-env, passphrase-command, recovery-key-file";
-        self.exactly_one(found, span, "a key", hint)
-    }
-
-    fn source(&self, source: Spanned<raw::Source>) -> Result<SecretSource> {
-        let span = source.span();
-        let source = source.into_inner();
-        let found = self.sources(source.file, source.env, source.command)?;
-        self.exactly_one(found, span, "a secret", "exactly one of file, env, command")
-    }
-
-    fn exactly_one<T>(&self, mut found: Vec<T>, span: Range<usize>, what: &str, hint: &str) -> Result<T> {
-        match found.pop() {
-            Some(one) if found.is_empty() => Ok(one),
-            Some(_) => Err(self.wrong(
-                span,
-                format!("{what} has one source, here are several"),
-                Some(hint.to_owned()),
-            )),
-            None => Err(self.wrong(span, format!("{what} needs a source"), Some(hint.to_owned()))),
-        }
-    }
-
-    fn sources(
-        &self,
-        file: raw::Word,
-        env: raw::Word,
-        command: Option<Spanned<Vec<String>>>,
-    ) -> Result<Vec<SecretSource>> {
-        let mut found = Vec::new();
-        if let Some(file) = self.optional_path(&file)? {
-            found.push(SecretSource::File(file));
-        }
-        if let Some(env) = env {
-            if env.get_ref().is_empty() || env.get_ref().contains(['=', '\0']) {
-                return Err(self.wrong(env.span(), "not the name of an environment variable", None));
-            }
-            found.push(SecretSource::Env(env.into_inner()));
-        }
-        if let Some(command) = command {
-            let absolute = command
-                .get_ref()
-                .first()
-                .is_some_and(|program| Path::new(program).is_absolute());
-            if !absolute {
-                let hint = "as in command = [\"/usr/bin/pass\", \"show\", \"coffre\"]; there is no shell";
-                let message = "a command starts with a program's absolute path";
-                return Err(self.wrong(command.span(), message, Some(hint.to_owned())));
-            }
-            found.push(SecretSource::Command(command.into_inner()));
-        }
-        Ok(found)
     }
 
     fn policy(&self, name: String, raw: raw::Policy) -> Result<PolicyConfig> {
@@ -458,80 +320,6 @@ impl<'a> Checker<'a> {
             format!("there is no {what} `{}`", word.get_ref()),
             Some(hint),
         ))
-    }
-
-    fn hook(&self, name: String, raw: raw::Hook, span: Range<usize>, scripts: &Path) -> Result<HookConfig> {
-        let kind = self.required(raw.kind, "kind", "\"rhai\"", span.clone())?;
-        let kinds = [HookKind::Rhai, HookKind::Wasm, HookKind::Exec, HookKind::Azure].map(|kind| (kind.as_str(), kind));
-        let file = self.required(raw.file, "file", "\"postgres.rhai\"", span)?;
-        let failures = [
-            ("fail", OnFailure::Fail),
-            ("downgrade", OnFailure::Downgrade),
-            ("warn", OnFailure::Warn),
-        ];
-        let on = raw.on.map(|on| match on.get_ref().strip_prefix("ssh:") {
-            Some(host) if !host.is_empty() => Ok(HookPlace::Ssh(host.to_owned())),
-            _ => self
-                .one_of(&on, "a place", &[("host", false), ("agent", true), ("ssh:NAME", false)])
-                .map(|agent| if agent { HookPlace::Agent } else { HookPlace::Host }),
-        });
-        let retries = raw.retries.map_or(Ok(0), |retries| match *retries.get_ref() {
-            few @ 0..=10 => Ok(few),
-            _ => Err(self.wrong(retries.span(), "`retries` is at most 10", None)),
-        });
-        Ok(HookConfig {
-            name,
-            kind: self.one_of(&kind, "a kind of hook", &kinds)?,
-            file: scripts.join(file.get_ref()),
-            on: on.transpose()?,
-            timeout: raw.timeout.map_or(Ok(HOOK_TIMEOUT), |word| {
-                self.word(&word, |text| words::duration_within(text, "`timeout`", "10ms", "10m"))
-            })?,
-            retries: retries?,
-            on_failure: raw.on_failure.map_or(Ok(OnFailure::Downgrade), |word| {
-                self.one_of(&word, "a thing to do on failure", &failures)
-            })?,
-            settings: settings(raw.settings),
-            grant: self.grants(raw.grant.unwrap_or_default(), HOOK_GRANTS, "hook")?,
-        })
-    }
-
-    pub fn plugin(&self, name: String, raw: raw::Plugin) -> Result<PluginConfig> {
-        let sha256 = raw.sha256.map(|digest| {
-            let text = digest.get_ref().to_ascii_lowercase();
-            if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Ok(text);
-            }
-            let hint = "64 hex digits, as `coffre plugin inspect FILE` shows them".to_owned();
-            Err(self.wrong(digest.span(), "not a sha256", Some(hint)))
-        });
-        Ok(PluginConfig {
-            name,
-            file: self.optional_path(&raw.file)?,
-            sha256: sha256.transpose()?,
-            dev: raw.dev.unwrap_or(false),
-            grant: raw
-                .grant
-                .map(|grant| self.grants(grant, PLUGIN_GRANTS, "plugin"))
-                .transpose()?,
-        })
-    }
-
-    fn grants(&self, raw: raw::Grants, known: &[&str], what: &str) -> Result<GrantTable> {
-        let mut grants = BTreeMap::new();
-        for (name, value) in raw {
-            if !known.contains(&name.get_ref().as_str()) {
-                let hint = suggest(name.get_ref(), known.iter().copied());
-                return Err(self.wrong(
-                    name.span(),
-                    format!("`{}` is nothing that a {what} can be granted", name.get_ref()),
-                    hint,
-                ));
-            }
-            words::grant_holes(value.get_ref()).map_err(|(message, hint)| self.wrong(value.span(), message, hint))?;
-            grants.insert(name.into_inner(), json(value.into_inner()));
-        }
-        Ok(GrantTable(grants))
     }
 }
 

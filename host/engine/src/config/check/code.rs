@@ -1,0 +1,91 @@
+//! The tables of what runs: hooks and plugins, and what each is granted.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Checker, Result, json, settings};
+use crate::config::error::suggest;
+use crate::config::model::{GrantTable, HookConfig, HookKind, HookPlace, OnFailure, PluginConfig};
+use crate::config::raw;
+use crate::config::words::{self, HOOK_GRANTS, PLUGIN_GRANTS};
+
+/// For one attempt of one of pre and post, where the config says nothing.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Checker<'_> {
+    pub(super) fn hook(&self, name: String, raw: raw::Hook, span: Range<usize>, scripts: &Path) -> Result<HookConfig> {
+        let kind = self.required(raw.kind, "kind", "\"rhai\"", span.clone())?;
+        let kinds = [HookKind::Rhai, HookKind::Wasm, HookKind::Exec, HookKind::Azure].map(|kind| (kind.as_str(), kind));
+        let file = self.required(raw.file, "file", "\"postgres.rhai\"", span)?;
+        let failures = [
+            ("fail", OnFailure::Fail),
+            ("downgrade", OnFailure::Downgrade),
+            ("warn", OnFailure::Warn),
+        ];
+        let on = raw.on.map(|on| match on.get_ref().strip_prefix("ssh:") {
+            Some(host) if !host.is_empty() => Ok(HookPlace::Ssh(host.to_owned())),
+            _ => self
+                .one_of(&on, "a place", &[("host", false), ("agent", true), ("ssh:NAME", false)])
+                .map(|agent| if agent { HookPlace::Agent } else { HookPlace::Host }),
+        });
+        let retries = raw.retries.map_or(Ok(0), |retries| match *retries.get_ref() {
+            few @ 0..=10 => Ok(few),
+            _ => Err(self.wrong(retries.span(), "`retries` is at most 10", None)),
+        });
+        Ok(HookConfig {
+            name,
+            kind: self.one_of(&kind, "a kind of hook", &kinds)?,
+            file: scripts.join(file.get_ref()),
+            on: on.transpose()?,
+            timeout: raw.timeout.map_or(Ok(HOOK_TIMEOUT), |word| {
+                self.word(&word, |text| words::duration_within(text, "`timeout`", "10ms", "10m"))
+            })?,
+            retries: retries?,
+            on_failure: raw.on_failure.map_or(Ok(OnFailure::Downgrade), |word| {
+                self.one_of(&word, "a thing to do on failure", &failures)
+            })?,
+            settings: settings(raw.settings),
+            grant: self.grants(raw.grant.unwrap_or_default(), HOOK_GRANTS, "hook")?,
+        })
+    }
+
+    pub fn plugin(&self, name: String, raw: raw::Plugin) -> Result<PluginConfig> {
+        let sha256 = raw.sha256.map(|digest| {
+            let text = digest.get_ref().to_ascii_lowercase();
+            if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                return Ok(text);
+            }
+            let hint = "64 hex digits, as `coffre plugin inspect FILE` shows them".to_owned();
+            Err(self.wrong(digest.span(), "not a sha256", Some(hint)))
+        });
+        Ok(PluginConfig {
+            name,
+            file: self.optional_path(&raw.file)?,
+            sha256: sha256.transpose()?,
+            dev: raw.dev.unwrap_or(false),
+            grant: raw
+                .grant
+                .map(|grant| self.grants(grant, PLUGIN_GRANTS, "plugin"))
+                .transpose()?,
+        })
+    }
+
+    fn grants(&self, raw: raw::Grants, known: &[&str], what: &str) -> Result<GrantTable> {
+        let mut grants = BTreeMap::new();
+        for (name, value) in raw {
+            if !known.contains(&name.get_ref().as_str()) {
+                let hint = suggest(name.get_ref(), known.iter().copied());
+                return Err(self.wrong(
+                    name.span(),
+                    format!("`{}` is nothing that a {what} can be granted", name.get_ref()),
+                    hint,
+                ));
+            }
+            words::grant_holes(value.get_ref()).map_err(|(message, hint)| self.wrong(value.span(), message, hint))?;
+            grants.insert(name.into_inner(), json(value.into_inner()));
+        }
+        Ok(GrantTable(grants))
+    }
+}
