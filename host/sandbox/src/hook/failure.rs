@@ -67,7 +67,7 @@ pub(super) fn of_running(file: &Path, error: &EvalAltResult, output: String) -> 
     };
     HookFailure {
         kind,
-        text: format!("{place}{text}"),
+        text: format!("{place}{}", text.trim_end()),
         hint,
         output,
     }

@@ -16,6 +16,7 @@ use super::{HookSpec, load};
 mod api;
 mod bounds;
 mod messages;
+mod shipped;
 
 /// A folder of scripts that belongs to a test.
 struct Scripts {
