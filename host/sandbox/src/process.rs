@@ -151,7 +151,7 @@ pub enum ProcessError {
     Start { program: PathBuf, source: std::io::Error },
     #[error("watching {}: {source}", .program.display())]
     Watch { program: PathBuf, source: std::io::Error },
-    #[error("{} had not ended after {:.1} s and was killed with all that it had started", .program.display(), .output.took.as_secs_f64())]
+    #[error("{} had not ended in time and was killed with all that it had started", .program.display())]
     TimedOut { program: PathBuf, output: Box<Output> },
     #[error("{} was cancelled and killed with all that it had started", .program.display())]
     Cancelled { program: PathBuf, output: Box<Output> },

@@ -165,7 +165,8 @@ impl Call {
             self.timeout.as_secs_f64()
         );
         Stop::new(HookFailureKind::TimedOut, text).with_hint(format!(
-            "give it more by `timeout` in [hook.{}], or find out what it waits for",
+            "give it more than {:.1} s by `timeout` in [hook.{}], or find out what it waits for",
+            self.timeout.as_secs_f64(),
             self.hook
         ))
     }

@@ -56,8 +56,8 @@ async fn a_failure_in_an_import_is_placed_there() {
 async fn a_timeout_says_for_what_it_waited() {
     let scripts = Scripts::with("fn pre(ctx) { run(\"/bin/sleep\", [60]) }").granted(&[&["/bin/sleep", "{number}"]]);
     insta::assert_snapshot!(said(scripts).await, @r#"
-    TimedOut: /scripts/hook.rhai:1:15: /bin/sleep had not ended after 1.0 s and was killed with all that it had started
-    hint: give it more by `timeout` in [hook.db], or find out what it waits for
+    TimedOut: /scripts/hook.rhai:1:15: /bin/sleep had not ended in time and was killed with all that it had started
+    hint: give it more than 1.0 s by `timeout` in [hook.db], or find out what it waits for
     "#);
 }
 

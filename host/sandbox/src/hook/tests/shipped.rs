@@ -194,3 +194,24 @@ async fn postgres_refuses_a_cluster_that_lies_elsewhere() {
         "the checkpoint failed"
     );
 }
+
+#[test]
+fn the_examples_of_the_documentation_parse() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/hooks.md");
+    let text = fs::read_to_string(path).unwrap();
+    let mut seen = 0;
+    for block in text.split("```rhai\n").skip(1) {
+        let example = block.split("```").next().unwrap();
+        let script = if example.contains("fn pre") {
+            example.to_owned()
+        } else {
+            format!("fn pre(ctx) {{ let done = run(\"/bin/true\");\n{example} }}")
+        };
+        Scripts::with(&script)
+            .load()
+            .map(|_| ())
+            .unwrap_or_else(|failure| panic!("{script}\n{failure}"));
+        seen += 1;
+    }
+    assert!(seen >= 10);
+}
