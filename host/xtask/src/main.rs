@@ -8,6 +8,7 @@
 mod command;
 mod machine;
 mod plugins;
+mod quickstart;
 mod test;
 mod workspace;
 
@@ -22,6 +23,7 @@ usage: cargo xtask COMMAND
 
   plugins [--library WAY]   build plugins/ into target/plugins/*.wasm; WAY is how the WebAssembly library is had:
                             auto (default), installed, rustup or debian
+  quickstart                build everything, then back up and restore two sample disks in target/quickstart
   test [FILTER …]           start the servers that tests need (S3, S3 over TLS, Azure Blob), run every test, stop them
   servers [COMMAND …]       run a command with those servers up, or keep them up until Ctrl-C
 ";
@@ -47,6 +49,7 @@ fn dispatch(arguments: Vec<String>) -> Result<()> {
             Ok(())
         }
         "plugins" => plugins::run(&Workspace::find()?, rest),
+        "quickstart" => quickstart::run(&Workspace::find()?, rest),
         "test" => test::run(&Workspace::find()?, rest),
         "servers" => test::servers(&Workspace::find()?, rest),
         other => bail!("there is no command `{other}`\n{HELP}"),
