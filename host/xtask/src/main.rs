@@ -5,6 +5,7 @@
 // The output of this program is for the person at the terminal who started it.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod command;
 mod machine;
 mod plugins;
@@ -25,6 +26,8 @@ usage: cargo xtask COMMAND
                             auto (default), installed, rustup or debian
   quickstart                build everything, then back up and restore two sample disks in target/quickstart
   test [FILTER …]           start the servers that tests need (S3, S3 over TLS, Azure Blob), run every test, stop them
+  bench [PART …] [--folder DIR]
+                            measure Coffre beside restic and rustic; parts: limit, restic, rustic, coffre, reflink
   servers [COMMAND …]       run a command with those servers up, or keep them up until Ctrl-C
 ";
 
@@ -50,6 +53,7 @@ fn dispatch(arguments: Vec<String>) -> Result<()> {
         }
         "plugins" => plugins::run(&Workspace::find()?, rest),
         "quickstart" => quickstart::run(&Workspace::find()?, rest),
+        "bench" => bench::run(&Workspace::find()?, rest),
         "test" => test::run(&Workspace::find()?, rest),
         "servers" => test::servers(&Workspace::find()?, rest),
         other => bail!("there is no command `{other}`\n{HELP}"),

@@ -100,25 +100,28 @@ pub fn difference_bytes(before: &Path, after: &Path) -> Result<u64> {
 
 /// Compares all images byte for byte.
 pub fn compare(original: &Path, restored: &Path) -> Result<()> {
-    for name in NAMES {
-        let (original, restored) = (original.join(name), restored.join(name));
-        walk(&original, &restored, |offset, old, new| {
-            if old != new {
-                let at = offset + old.iter().zip(new).take_while(|(old, new)| old == new).count() as u64;
-                bail!(
-                    "{} differs from {} at byte {at}",
-                    restored.display(),
-                    original.display()
-                );
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
+    NAMES
+        .iter()
+        .try_for_each(|name| same_bytes(&original.join(name), &restored.join(name)))
+}
+
+/// Compares two files byte for byte; the error says where they part.
+pub fn same_bytes(original: &Path, restored: &Path) -> Result<()> {
+    walk(original, restored, |offset, old, new| {
+        if old != new {
+            let at = offset + old.iter().zip(new).take_while(|(old, new)| old == new).count() as u64;
+            bail!(
+                "{} differs from {} at byte {at}",
+                restored.display(),
+                original.display()
+            );
+        }
+        Ok(())
+    })
 }
 
 /// Shows two files of the same size to `look`, piece by piece.
-pub fn walk(one: &Path, other: &Path, mut look: impl FnMut(u64, &[u8], &[u8]) -> Result<()>) -> Result<()> {
+fn walk(one: &Path, other: &Path, mut look: impl FnMut(u64, &[u8], &[u8]) -> Result<()>) -> Result<()> {
     let open = |path: &Path| File::open(path).with_context(|| format!("open {}", path.display()));
     let (mut first, mut second) = (open(one)?, open(other)?);
     let size = |file: &File| file.metadata().map(|metadata| metadata.len()).context("read a size");

@@ -2,6 +2,8 @@
 
 mod disks;
 
+pub use disks::same_bytes;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
