@@ -127,8 +127,8 @@ impl Place {
         // The script's folder has to be one that only its owner can write, so it gets a copy.
         let scripts = self.folder.join("scripts");
         fs::create_dir(&scripts).context("make the scripts' folder")?;
-        let script = scripts.join("flush.rhai");
-        fs::copy(workspace.root.join("scripts/flush.rhai"), &script).context("copy the hook's script")?;
+        let script = scripts.join("sync.rhai");
+        fs::copy(workspace.root.join("scripts/sync.rhai"), &script).context("copy the hook's script")?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o600)).context("make the script private")?;
         let sync = command::find("sync").context("sync is not there")?;
         let text = format!(

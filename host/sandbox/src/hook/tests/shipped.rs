@@ -127,8 +127,8 @@ async fn quickstart_shows_the_order_and_attaches_the_times() {
 
 #[tokio::test]
 async fn sync_declares_nothing() {
-    let grants: &[&[&str]] = &[&["/bin/sync"], &["/bin/sync", "--file-system", "/srv"]];
-    let mut scripts = with_stand_in("sync.rhai", "/bin/sync", "echo synced \"$@\"", grants);
+    let grants: &[&[&str]] = &[&["/usr/bin/sync"], &["/usr/bin/sync", "--file-system", "/srv"]];
+    let mut scripts = with_stand_in("sync.rhai", "/usr/bin/sync", "echo synced \"$@\"", grants);
     let report = scripts.pre().await.unwrap();
     assert!(!report.application_consistent);
     assert!(report.output.ends_with("synced\n"), "{}", report.output);
