@@ -105,16 +105,7 @@ impl Call {
         context: &HookContext,
         outcome: Option<SnapshotOutcome>,
     ) -> Result<Self, HookFailure> {
-        let mut commands = Vec::new();
-        for words in &spec.commands {
-            let filled = CommandPattern::fill_in(words, &context.machine.settings).map_err(|cause| HookFailure {
-                kind: HookFailureKind::Invalid,
-                text: format!("[hook.{hook}.grant] process: {cause}"),
-                hint: None,
-                output: String::new(),
-            })?;
-            commands.extend(filled);
-        }
+        let commands = spec.commands(hook, &context.machine.settings)?;
         let mut environment = vec![
             ("COFFRE_HOOK".to_owned(), hook.to_owned()),
             ("COFFRE_PHASE".to_owned(), phase.as_str().to_owned()),

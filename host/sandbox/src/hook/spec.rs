@@ -8,6 +8,8 @@ use coffre_engine::secret::SecretSource;
 use coffre_engine::{HookFailure, HookFailureKind};
 use serde_json::Value;
 
+use crate::grant::CommandPattern;
+
 /// A hook as it is loaded.
 #[derive(Clone, Debug)]
 pub struct HookSpec {
@@ -79,6 +81,20 @@ impl HookSpec {
             }
         }
         Ok(spec)
+    }
+
+    /// The commands that a machine with these settings lets it run.
+    pub(super) fn commands(&self, hook: &str, settings: &Value) -> Result<Vec<CommandPattern>, HookFailure> {
+        let hint =
+            "process = [[\"/usr/bin/psql\", \"--command=CHECKPOINT\"]]: a program and a pattern for each argument";
+        let filled = self
+            .commands
+            .iter()
+            .map(|words| CommandPattern::fill_in(words, settings));
+        let filled: Result<Vec<_>, _> = filled.collect();
+        filled
+            .map(|found| found.concat())
+            .map_err(|cause| invalid(hook, "process", &cause, hint))
     }
 
     /// A hook that is meant for a guest must never run on the hypervisor instead.

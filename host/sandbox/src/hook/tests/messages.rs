@@ -79,6 +79,19 @@ async fn a_script_without_functions_or_with_other_parameters_says_what_is_missin
 }
 
 #[tokio::test]
+async fn a_grant_that_means_nothing_is_found_when_the_hook_is_loaded() {
+    let script = "fn pre(ctx) {}";
+    insta::assert_snapshot!(said(Scripts::with(script).granted(&[&["psql", "{text}"]])).await, @r#"
+    Invalid: [hook.db.grant] process: "psql" must be the absolute path of a program
+    hint: process = [["/usr/bin/psql", "--command=CHECKPOINT"]]: a program and a pattern for each argument
+    "#);
+    insta::assert_snapshot!(said(Scripts::with(script).granted(&[&["/bin/echo", "{txt}"]])).await, @r#"
+    Invalid: [hook.db.grant] process: "{txt}": there is no hole {txt}
+    hint: process = [["/usr/bin/psql", "--command=CHECKPOINT"]]: a program and a pattern for each argument
+    "#);
+}
+
+#[tokio::test]
 async fn a_missing_script_says_where_it_was_looked_for() {
     let mut scripts = Scripts::with("");
     scripts.spec.file = scripts.path("missing.rhai");
