@@ -209,7 +209,12 @@ impl PluginCatalog {
         };
         let (granted, as_asked) = self.grants(&found, Some(&manifest))?;
         let asked = GrantTable::from_asks(&manifest.asks).map_err(bad_grant)?;
-        let permissions = Permissions::new(name, &asked, &granted, settings).map_err(bad_grant)?;
+        // The tables are understood by now, so what does not fit comes from the settings.
+        let permissions =
+            Permissions::new(name, &asked, &granted, settings).map_err(|(_, cause)| PluginError::BadSettings {
+                name: name.to_owned(),
+                cause,
+            })?;
         let words: Vec<_> = granted
             .0
             .iter()

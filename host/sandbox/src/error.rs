@@ -56,6 +56,8 @@ pub enum PluginError {
     BadManifest { file: PathBuf, cause: String },
     #[error("the grant `{grant}` of the plugin `{name}` cannot be used: {cause}")]
     BadGrant { name: String, grant: String, cause: String },
+    #[error("the settings do not fit the plugin `{name}`: {cause}")]
+    BadSettings { name: String, cause: String },
     #[error("{} cannot be compiled: {cause}", .file.display())]
     Compile { file: PathBuf, cause: String },
     #[error("the plugin `{name}` does not start: {cause}")]
@@ -106,6 +108,7 @@ impl PluginError {
                 "plugins/image/manifest.toml is one to start from; `cargo xtask plugins` puts it into the component".to_owned()
             }
             Self::BadGrant { name, .. } => format!("mend [plugin.{name}.grant] in the configuration"),
+            Self::BadSettings { .. } => "mend the machine's `settings` in the configuration; paths there are absolute".to_owned(),
             Self::Compile { .. } | Self::Start { .. } | Self::Engine { .. } => return None,
         };
         Some(hint)

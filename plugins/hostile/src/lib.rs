@@ -274,7 +274,7 @@ impl Steps for Lies {
             ("list-back", 1) => vec![extent(8192, 4096)],
             ("list-back", 2) => vec![extent(0, 4096)],
             ("list-too-many", 1) => (0..70_000).map(|number| extent(number * 2, 1)).collect(),
-            ("list-gigantic", 1) => vec![extent(0, 1); 4 * 1024 * 1024],
+            ("list-gigantic", 1) => vec![extent(0, 1); 2 * 1024 * 1024],
             ("list-loop", _) => spin(),
             ("list-panic", _) => panic!("no mood for lists"),
             ("list-honest", 1) => vec![extent(0, 4096), extent(8192, 4096)],

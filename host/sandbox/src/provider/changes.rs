@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use coffre_engine::{ChangeList, Extent, ProviderError, ProviderErrorKind};
+use coffre_engine::{ChangeList, Extent, ProviderError};
 use wasmtime::component::ResourceAny;
 
 use super::answer::Checker;
@@ -63,14 +63,7 @@ impl ChangeList for WasmChangeList {
         let extents = match answered {
             Ok(Ok(extents)) => extents,
             Ok(Err(failure)) => return Err(words::provider_error(plugin, call, failure)),
-            Err(error) => {
-                let text = format!("the plugin `{plugin}` broke off while it listed changes: it {error}");
-                return Err(ProviderError {
-                    kind: ProviderErrorKind::Trapped,
-                    text,
-                    hint: None,
-                });
-            }
+            Err(error) => return Err(words::died(plugin, call, &error)),
         };
         let checker = Checker { plugin, call };
         let (extents, end_bytes) = checker.extents(&extents, self.listed_to_bytes, self.size_bytes)?;

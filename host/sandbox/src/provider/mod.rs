@@ -170,23 +170,7 @@ impl WasmProvider {
 
     /// The guest is gone.
     fn died(&self, call: &str, error: CallError) -> ProviderError {
-        let plugin = &self.identity.name;
-        let (kind, what) = match &error {
-            CallError::Trap(_) => (ProviderErrorKind::Trapped, "trapped: "),
-            CallError::Deadline(_) => (ProviderErrorKind::Limit, "was ended: it "),
-            _ => (ProviderErrorKind::Limit, "hit a limit: it "),
-        };
-        let hint = match kind {
-            ProviderErrorKind::Trapped => {
-                format!("this is a mistake in the plugin `{plugin}`; nothing of the call counts")
-            }
-            _ => format!("`coffre plugin inspect {plugin}` shows the limits"),
-        };
-        ProviderError {
-            kind,
-            text: format!("the plugin `{plugin}` {what}{error} (in `{call}`)"),
-            hint: Some(hint),
-        }
+        words::died(&self.identity.name, call, &error)
     }
 
     /// The guest said no.

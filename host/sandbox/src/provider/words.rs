@@ -6,6 +6,7 @@ use coffre_engine::{
 };
 
 use super::answer::text;
+use crate::guest::CallError;
 use crate::guest::bindings::coffre::plugin::types as wit;
 use crate::guest::bindings::exports::coffre::plugin::provider as exported;
 
@@ -95,5 +96,24 @@ pub(super) fn provider_error(plugin: &str, call: &str, failure: wit::Failure) ->
         kind,
         text: format!("{plugin} ({call}): {}", text(&cause)),
         hint,
+    }
+}
+
+/// The guest is gone: it trapped, or hit a limit.
+pub(super) fn died(plugin: &str, call: &str, error: &CallError) -> ProviderError {
+    let (kind, what) = match error {
+        CallError::Trap(_) => (ProviderErrorKind::Trapped, "trapped: "),
+        CallError::Deadline(_) => (ProviderErrorKind::Limit, "was ended: it "),
+        _ => (ProviderErrorKind::Limit, "hit a limit: it "),
+    };
+    let hint = match kind {
+        ProviderErrorKind::Trapped => format!("this is a mistake in the plugin `{plugin}`; nothing of the call counts"),
+        _ => format!("`coffre plugin inspect {plugin}` shows the limits"),
+    };
+    let text = format!("the plugin `{plugin}` {what}{error} (in `{call}`)");
+    ProviderError {
+        kind,
+        text,
+        hint: Some(hint),
     }
 }

@@ -5,6 +5,7 @@ use std::io::Read;
 use coffre_engine::{
     Changes, Consistency, DiskId, FindingLevel, ProviderErrorKind, SnapshotId, SnapshotProvider, Source,
 };
+use coffre_sandbox::PluginError;
 use serde_json::json;
 
 use crate::{load, machine, settings_for, take};
@@ -75,7 +76,6 @@ async fn wrong_settings_are_told_apart() {
     for (settings, kind) in [
         (json!({}), ProviderErrorKind::InvalidSettings),
         (json!({ "imags": folder.path() }), ProviderErrorKind::InvalidSettings),
-        (json!({ "images": 7 }), ProviderErrorKind::InvalidSettings),
         (json!({ "images": folder.path() }), ProviderErrorKind::NotFound),
         (json!({ "images": "/nowhere/at/all" }), ProviderErrorKind::NotFound),
         (
@@ -86,6 +86,15 @@ async fn wrong_settings_are_told_apart() {
         let provider = load("image", &settings).await.expect("it loads");
         let error = provider.discover(&machine(&settings)).await.expect_err("refused");
         assert_eq!(error.kind, kind, "{settings}: {}", error.text);
+    }
+    // What would become part of a grant is refused before anything runs.
+    for settings in [
+        json!({ "images": 7 }),
+        json!({ "images": "relative" }),
+        json!({ "images": "/vm/../etc" }),
+    ] {
+        let error = load("image", &settings).await.err().expect("refused");
+        assert!(matches!(error, PluginError::BadSettings { .. }), "{error}");
     }
 }
 

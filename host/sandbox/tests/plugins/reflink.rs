@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use coffre_engine::{
     Base, Changes, Consistency, DiskId, FindingLevel, ProviderErrorKind, SnapshotId, SnapshotProvider, Source,
@@ -223,12 +224,21 @@ async fn disks_that_are_written_to_in_between_are_not_one_instant() {
     fill(&root, 0, 4 * KIB, 1);
     let settings = settings_for(xfs.path());
     let provider = load("reflink", &settings).await.expect("it loads");
-    let busy = take(&provider, &settings, "job-1", &["root", "data"]).await;
-    assert!(
-        !busy.one_instant && busy.consistency_reason.contains("not at one instant"),
-        "{}",
-        busy.consistency_reason
-    );
+    let stop = AtomicBool::new(false);
+    let busy = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                fill(&data, 0, 4 * KIB, 2);
+            }
+        });
+        let taken = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(take(&provider, &settings, "job-1", &["root", "data"]))
+        });
+        stop.store(true, Ordering::Relaxed);
+        taken
+    });
+    let said = &busy.consistency_reason;
+    assert!(!busy.one_instant && said.contains("not at one instant"), "{said}");
     std::thread::sleep(std::time::Duration::from_millis(100));
     let quiet = take(&provider, &settings, "job-2", &["root", "data"]).await;
     assert!(quiet.one_instant, "{}", quiet.consistency_reason);

@@ -41,7 +41,8 @@ fn exporting(names: &[&str], manifest: Option<&str>) -> Vec<u8> {
     let mut exports = ComponentExportSection::new();
     for (index, name) in names.iter().enumerate() {
         let mut instances = ComponentInstanceSection::new();
-        instances.export_items::<_, &str>([]);
+        let nothing: [(&str, ComponentExportKind, u32); 0] = [];
+        instances.export_items(nothing);
         component.section(&instances);
         exports.export(*name, ComponentExportKind::Instance, index as u32, None);
     }
