@@ -1,14 +1,23 @@
 //! The vault: format and protocol on any object store. Knows no plugin and no job.
 //!
-//! What lies in a vault is described byte by byte in `FORMAT.md` beside this crate.
+//! What lies in a vault is described byte by byte in `FORMAT.md` beside this crate. On the way from disk to vault a chunk goes
+//! through [`SessionWriter::claim`] (is it known?), [`SessionWriter::put`] (into a pack), the pack's sealing and proof, the
+//! store, a piece of the index, and is part of a recovery point with [`SessionWriter::commit`]; on the way back through
+//! [`ChunkReader::locate`], `fetch` and `open`.
 
 pub mod map;
 
+mod gclog;
 mod ids;
+mod index;
 mod key;
+mod object;
 mod pack;
 mod point;
 mod read;
+mod record;
+mod register;
+mod seal;
 mod session;
 mod store;
 mod vault;
@@ -22,9 +31,8 @@ pub use point::{
     PointAttachment, PointDisk, PointDraft, PointProvider, StepOutcome, Written,
 };
 pub use read::{ChunkReader, Location, PackRef, ReadError};
-pub use session::{BeginError, Claim, CommitError, PutReport, SessionWriter, WriteError, WriteStats};
-pub use store::{SecretText, Store, StoreConfig, StoreError, StoreOptions};
-pub use vault::{
-    ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Session, SessionPlan, Vault,
-};
+pub use register::Session;
+pub use session::{BeginError, Claim, CommitError, PutReport, SessionPlan, SessionWriter, WriteError, WriteStats};
+pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions};
+pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Vault};
 pub use verify::{Damage, Touched, VerifyPlan, VerifyProgress, VerifyReport};

@@ -1,34 +1,219 @@
-//! The object store below a vault.
+//! The object store below a vault, with exactly what the protocol assumes of it: create-if-absent is atomic and a GET is
+//! never stale. A listing is a hint.
+//!
+//! A create that answers with an error may have been done all the same (a lost acknowledgement, a 5xx after the act, a retry
+//! inside object_store that then met its own object), and a create that answers "already there" may have stored nothing (S3's
+//! 409 for two at once). So every error of a create is followed by reading the object back, and only its bytes decide.
 
 mod config;
+mod connect;
+mod error;
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
-use object_store::ObjectStore;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path as ObjectPath;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 pub use config::{SecretText, StoreConfig, StoreOptions};
+pub use error::{Cause, StoreError};
 
-/// Why the store did not do as it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("{0}")]
-    Config(String),
-}
+/// How often a create is sent when its outcome was an error and nothing is there.
+const CREATE_ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// A prefix in an object store.
 #[derive(Clone, Debug)]
 pub struct Store {
-    _inner: Arc<dyn ObjectStore>,
+    inner: Arc<dyn ObjectStore>,
+    prefix: ObjectPath,
+    /// For messages, without secrets.
+    name: Arc<str>,
+    first_pause: Duration,
+}
+
+/// What a create did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    Now,
+    /// The very bytes were there already: an earlier try of ours had succeeded.
+    Before,
+}
+
+/// One line of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Below the vault's prefix.
+    pub(crate) object: String,
+    pub(crate) size_bytes: u64,
 }
 
 impl Store {
     /// Reaches nothing yet; only what is wrong with the address itself is an error here.
-    pub fn connect(_config: &StoreConfig) -> Result<Self, StoreError> {
-        unimplemented!()
+    pub fn connect(config: &StoreConfig) -> Result<Self, StoreError> {
+        let connected = connect::connect(config)?;
+        let mut shown = config.url.clone();
+        // Nobody should put secrets into an address, but somebody will.
+        let _ = shown.set_password(None);
+        let _ = shown.set_username("");
+        shown.set_query(None);
+        Ok(Self {
+            inner: connected.inner,
+            prefix: connected.prefix,
+            name: shown.as_str().into(),
+            first_pause: FIRST_PAUSE,
+        })
     }
 
     /// A vault in a store that the caller made: tests and fault injection.
-    pub fn over(_store: Arc<dyn ObjectStore>, _prefix: &str) -> Self {
-        unimplemented!()
+    pub fn over(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        Self {
+            name: store.to_string().into(),
+            inner: store,
+            prefix: ObjectPath::from(prefix),
+            first_pause: Duration::from_millis(1),
+        }
+    }
+
+    /// How messages call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn path(&self, object: &str) -> ObjectPath {
+        object.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    fn failed(&self, action: &'static str, object: &str, error: object_store::Error) -> StoreError {
+        StoreError::of(&self.name, action, object, error)
+    }
+
+    /// The whole object, or nothing where nothing is. More than `limit_bytes` is an error before it is read.
+    pub(crate) async fn get(&self, object: &str, limit_bytes: u64) -> Result<Option<Bytes>, StoreError> {
+        let result = match self.inner.get_opts(&self.path(object), GetOptions::default()).await {
+            Ok(result) => result,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.failed("read", object, error)),
+        };
+        if result.meta.size > limit_bytes {
+            return Err(StoreError::TooLarge {
+                store: self.name.to_string(),
+                object: object.to_owned(),
+                found_bytes: result.meta.size,
+                limit_bytes,
+            });
+        }
+        result.bytes().await.map(Some).map_err(|error| self.failed("read", object, error))
+    }
+
+    /// A byte range, or nothing where no object is. A range that reaches past the object's end comes back shorter, or is
+    /// an error, as the store pleases: callers check the length.
+    pub(crate) async fn get_range(&self, object: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        match self.inner.get_opts(&self.path(object), options).await {
+            Ok(result) => result.bytes().await.map(Some).map_err(|error| self.failed("read", object, error)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("read", object, error)),
+        }
+    }
+
+    /// The object's size, or nothing where nothing is.
+    pub(crate) async fn size(&self, object: &str) -> Result<Option<u64>, StoreError> {
+        match self.inner.head(&self.path(object)).await {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("look at", object, error)),
+        }
+    }
+
+    /// Creates an object, or finds that it is there with the very same bytes. Anything else that is there is
+    /// [`StoreError::Taken`].
+    pub(crate) async fn create(&self, object: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        let mut pause = self.first_pause;
+        let mut attempt = 1;
+        loop {
+            let error = match self.create_once(object, bytes.clone()).await {
+                Ok(()) => return Ok(Created::Now),
+                Err(error) => error,
+            };
+            match self.get(object, bytes.len() as u64).await {
+                Ok(Some(found)) if found == bytes => return Ok(Created::Before),
+                Ok(Some(_)) | Err(StoreError::TooLarge { .. }) => return Err(self.taken(object)),
+                Ok(None) => {}
+                Err(read_back) => {
+                    tracing::debug!(object, %read_back, "the object could not be read back after a failed create");
+                }
+            }
+            let error = self.failed("create", object, error);
+            if attempt == CREATE_ATTEMPTS || !error.may_help_to_try_again() {
+                return Err(error);
+            }
+            tracing::debug!(object, ?error, attempt, "a create failed and left nothing; trying again");
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            attempt += 1;
+        }
+    }
+
+    /// One conditional put as the store answers it, for the probe at creation and for the commit, which decide themselves.
+    pub(crate) async fn create_once(&self, object: &str, bytes: Bytes) -> object_store::Result<()> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.inner.put_opts(&self.path(object), PutPayload::from(bytes), options).await?;
+        Ok(())
+    }
+
+    pub(crate) fn taken(&self, object: &str) -> StoreError {
+        StoreError::Taken { store: self.name.to_string(), object: object.to_owned() }
+    }
+
+    pub(crate) fn create_failed(&self, object: &str, error: object_store::Error) -> StoreError {
+        self.failed("create", object, error)
+    }
+
+    pub(crate) fn first_pause(&self) -> Duration {
+        self.first_pause
+    }
+
+    /// What is listed below a folder of the vault (or all of it for ""). A hint: it may be stale or cut short.
+    pub(crate) async fn list(&self, folder: &str) -> Result<Vec<Listed>, StoreError> {
+        let path = if folder.is_empty() { self.prefix.clone() } else { self.path(folder) };
+        let mut stream = self.inner.list(Some(&path));
+        let mut found = Vec::new();
+        loop {
+            match stream.try_next().await {
+                Ok(Some(meta)) => {
+                    if let Some(parts) = meta.location.prefix_match(&self.prefix) {
+                        let object = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
+                        found.push(Listed { object, size_bytes: meta.size });
+                    }
+                }
+                Ok(None) => break,
+                Err(object_store::Error::NotFound { .. }) => break,
+                Err(error) => return Err(self.failed("list", folder, error)),
+            }
+        }
+        found.sort_by(|a, b| a.object.cmp(&b.object));
+        Ok(found)
+    }
+
+    /// The first object that a listing shows, if any.
+    pub(crate) async fn any(&self) -> Result<Option<String>, StoreError> {
+        let mut stream = self.inner.list(Some(&self.prefix));
+        match stream.try_next().await {
+            Ok(found) => Ok(found.map(|meta| meta.location.to_string())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("list", "", error)),
+        }
+    }
+
+    /// Only for the probe of `init`: nothing else in this crate deletes.
+    pub(crate) async fn delete_probe(&self, object: &str) -> Result<(), StoreError> {
+        match self.inner.delete(&self.path(object)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.failed("delete", object, error)),
+        }
     }
 }

@@ -1,0 +1,207 @@
+//! The clean-up log, as those read it who write or read chunks. Nothing here cleans up.
+//!
+//! A writer reads it after its session exists: what is condemned by then, it does not build upon; what is condemned later
+//! finds the session, and waits for it.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::ids::{MachineNumber, SessionNumber};
+use crate::object::{self, ObjectType, PackKey};
+use crate::read::ReadError;
+use crate::record::Records;
+use crate::register::read_dense;
+
+/// A record of the clean-up log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct GcRecord {
+    pub(crate) at: Timestamp,
+    /// The number of the newest checkpoint before this record, so that a reader who knows any record finds where to start.
+    #[serde(default)]
+    pub(crate) checkpoint: Option<u32>,
+    #[serde(flatten)]
+    pub(crate) what: GcWhat,
+}
+
+/// What a record of the clean-up log says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub(crate) enum GcWhat {
+    /// These packs may be deleted once no session that might use them is undecided.
+    Condemn { packs: Vec<PackName> },
+    /// These packs are damaged: nothing new is to rely on them.
+    Quarantine { packs: Vec<PackName>, reason: String },
+    Checkpoint(Checkpoint),
+    #[serde(other)]
+    Unknown,
+}
+
+/// Where readers start, so that nothing grows with the vault's age.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Checkpoint {
+    #[serde(default)]
+    pub(crate) machines: Vec<MachineCheckpoint>,
+    /// Condemned and not yet gone.
+    #[serde(default)]
+    pub(crate) condemned: Vec<PackName>,
+    #[serde(default)]
+    pub(crate) quarantined: Vec<PackName>,
+}
+
+/// What a checkpoint knows of one machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MachineCheckpoint {
+    pub(crate) machine: MachineNumber,
+    /// Every session below is committed or aborted.
+    pub(crate) decided_below: u32,
+    /// The committed ones among those that are not purged.
+    #[serde(default)]
+    pub(crate) live: Vec<SessionNumber>,
+}
+
+/// A pack's name without `packs/`, as it stands in records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackName(pub(crate) PackKey);
+
+impl Serialize for PackName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PackName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        PackKey::parse(&text).map(Self).ok_or_else(|| serde::de::Error::custom("no pack's name"))
+    }
+}
+
+/// The clean-up log as of one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GcLog {
+    checkpoint: Option<Checkpoint>,
+    condemned: HashSet<PackKey>,
+    quarantined: HashSet<PackKey>,
+}
+
+impl GcLog {
+    /// Whether nothing new may rely on a pack.
+    pub(crate) fn forbids(&self, pack: &PackKey) -> bool {
+        self.condemned.contains(pack) || self.quarantined.contains(pack)
+    }
+
+    pub(crate) fn machine(&self, machine: MachineNumber) -> Option<&MachineCheckpoint> {
+        self.checkpoint.as_ref()?.machines.iter().find(|known| known.machine == machine)
+    }
+
+    fn take_in(&mut self, what: GcWhat) {
+        let keys = |packs: Vec<PackName>| packs.into_iter().map(|name| name.0);
+        match what {
+            GcWhat::Condemn { packs } => self.condemned.extend(keys(packs)),
+            GcWhat::Quarantine { packs, .. } => self.quarantined.extend(keys(packs)),
+            GcWhat::Checkpoint(mut checkpoint) => {
+                self.condemned = keys(std::mem::take(&mut checkpoint.condemned)).collect();
+                self.quarantined = keys(std::mem::take(&mut checkpoint.quarantined)).collect();
+                self.checkpoint = Some(checkpoint);
+            }
+            GcWhat::Unknown => {}
+        }
+    }
+}
+
+/// Reads the log from its newest checkpoint to its end. The listing only says where to look for the checkpoint; that the end
+/// is reached, a missing number says.
+pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
+    let get = |number: u32| {
+        let object = object::gclog(number);
+        async move {
+            match records.get::<GcRecord>(ObjectType::GcLog, &object).await? {
+                Some(GcRecord { what: GcWhat::Unknown, .. }) => Err(ReadError::Newer { object }),
+                found => Ok(found),
+            }
+        }
+    };
+    let listed = records.store.list("gclog").await?;
+    let numbers = listed.iter().filter_map(|found| crate::ids::parse_key(found.object.strip_prefix("gclog/")?));
+    let first = match numbers.max() {
+        Some(hint) => match get(hint).await? {
+            Some(GcRecord { what: GcWhat::Checkpoint(_), .. }) => hint,
+            Some(record) => record.checkpoint.unwrap_or(0),
+            None => 0,
+        },
+        None => 0,
+    };
+    let mut log = GcLog::default();
+    for (number, record) in read_dense(first, get).await? {
+        if number == first && first > 0 && !matches!(record.what, GcWhat::Checkpoint(_)) {
+            let what = "a later record names it as a checkpoint".to_owned();
+            return Err(ReadError::Damaged { object: object::gclog(number), what });
+        }
+        log.take_in(record.what);
+    }
+    Ok(log)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::ids::VaultId;
+    use crate::key::KeyRing;
+    use crate::store::Store;
+
+    fn pack(number: u32) -> PackKey {
+        PackKey { machine: MachineNumber(1), session: SessionNumber(0), number }
+    }
+
+    #[tokio::test]
+    async fn the_log_is_read_from_its_newest_checkpoint() {
+        let store = Store::over(Arc::new(InMemory::new()), "");
+        let vault = VaultId([1; 16]);
+        let ring = KeyRing::unencrypted(vault);
+        let records = Records { store: &store, vault, ring: &ring };
+        assert!(!read(records).await.unwrap().forbids(&pack(0)));
+        let checkpoint = Checkpoint {
+            machines: vec![MachineCheckpoint {
+                machine: MachineNumber(1),
+                decided_below: 5,
+                live: vec![SessionNumber(3)],
+            }],
+            condemned: vec![PackName(pack(1))],
+            quarantined: Vec::new(),
+        };
+        let steps = [
+            (None, GcWhat::Condemn { packs: vec![PackName(pack(0)), PackName(pack(1))] }),
+            (None, GcWhat::Quarantine { packs: vec![PackName(pack(2))], reason: "bits".to_owned() }),
+            (None, GcWhat::Checkpoint(checkpoint)),
+            (Some(2), GcWhat::Condemn { packs: vec![PackName(pack(4))] }),
+        ];
+        let wanted = [[true, true, false, false], [true, true, true, false], [false, true, false, false], [
+            false, true, false, true,
+        ]];
+        for (number, ((checkpoint, what), wanted)) in (0..).zip(steps.into_iter().zip(wanted)) {
+            let record = GcRecord { at: Timestamp::UNIX_EPOCH, checkpoint, what };
+            records.create(ObjectType::GcLog, &object::gclog(number), &record).await.unwrap();
+            let log = read(records).await.unwrap();
+            assert_eq!([0, 1, 2, 4].map(|number| log.forbids(&pack(number))), wanted);
+        }
+        let log = read(records).await.unwrap();
+        assert_eq!(log.machine(MachineNumber(1)).unwrap().decided_below, 5);
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_is_not_known_stops_a_writer() {
+        let store = Store::over(Arc::new(InMemory::new()), "");
+        let vault = VaultId([1; 16]);
+        let ring = KeyRing::unencrypted(vault);
+        let records = Records { store: &store, vault, ring: &ring };
+        let record = serde_json::json!({ "at": "2026-01-01T00:00:00Z", "kind": "bless" });
+        records.create(ObjectType::GcLog, &object::gclog(0), &record).await.unwrap();
+        assert!(matches!(read(records).await, Err(ReadError::Newer { .. })));
+    }
+}

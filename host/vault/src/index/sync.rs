@@ -1,0 +1,105 @@
+//! Bringing the local copy of the index up to date with the vault.
+//!
+//! A listing is a hint. A piece that it leaves out is not deduplicated against, and when a chunk is missing at reading, the
+//! pieces are fetched by the numbers that points carry. A piece that was here and is no longer listed may have been cleaned
+//! up, and its packs with it: the copy is then started anew, since deduplicating against packs that are gone would only be
+//! noticed when the point is committed.
+
+use futures::{StreamExt, stream};
+use tokio::task::spawn_blocking;
+
+use crate::ids::MachineNumber;
+use crate::object::{ObjectType, PackKey};
+use crate::pack::decode_piece;
+use crate::read::ReadError;
+use crate::record::RECORD_LIMIT_BYTES;
+use crate::register;
+use crate::vault::Inner;
+use std::sync::Arc;
+
+/// Pieces fetched at once; each is a few hundred KiB at most as this version writes them.
+const FETCHED_AT_ONCE: usize = 8;
+
+/// Takes in every listed piece that is not here yet. Pieces that cannot be read are named in the result: what only they
+/// list cannot be found.
+pub(crate) async fn sync(vault: &Arc<Inner>) -> Result<Vec<ReadError>, ReadError> {
+    let _syncing = vault.syncing.lock().await;
+    let before = vault.index.pieces();
+    let mut listed = Vec::new();
+    for found in vault.store.list("index").await? {
+        listed.extend(found.object.strip_prefix("index/").and_then(PackKey::parse));
+    }
+    listed.sort_unstable();
+    if before.iter().any(|piece| listed.binary_search(piece).is_err()) {
+        tracing::info!("pieces of the index have left the vault; the local copy starts anew");
+        blocking(vault, |vault| vault.index.reset()).await?;
+    }
+    listed.retain(|piece| !vault.index.knows_piece(piece));
+    let unreadable = fetch(vault, listed).await?;
+    blocking(vault, |vault| vault.index.write_down()).await?;
+    Ok(unreadable)
+}
+
+/// Takes in the pieces that committed points count, whether they are listed or not.
+pub(crate) async fn load_counted(vault: &Arc<Inner>) -> Result<(), ReadError> {
+    let _syncing = vault.syncing.lock().await;
+    let mut wanted = Vec::new();
+    for (machine, _) in register::machines(vault.records()).await? {
+        wanted.extend(counted_pieces(vault, machine).await?);
+    }
+    wanted.retain(|piece| !vault.index.knows_piece(piece));
+    fetch(vault, wanted).await?;
+    blocking(vault, |vault| vault.index.write_down()).await
+}
+
+async fn counted_pieces(vault: &Arc<Inner>, machine: MachineNumber) -> Result<Vec<PackKey>, ReadError> {
+    let mut pieces = Vec::new();
+    for (session, decision) in register::decisions(vault.records(), machine, 0).await? {
+        if let register::Decision::Committed(point) = decision {
+            pieces.extend((0..point.written.index_pieces).map(|number| PackKey { machine, session, number }));
+        }
+    }
+    Ok(pieces)
+}
+
+async fn fetch(vault: &Arc<Inner>, wanted: Vec<PackKey>) -> Result<Vec<ReadError>, ReadError> {
+    let mut unreadable = Vec::new();
+    let mut fetched = stream::iter(wanted)
+        .map(|piece| async move { (piece, fetch_one(vault, piece).await) })
+        .buffer_unordered(FETCHED_AT_ONCE);
+    while let Some((piece, result)) = fetched.next().await {
+        match result {
+            // Listed and gone again: cleaned up.
+            Ok(()) => {}
+            Err(error @ (ReadError::Store(_) | ReadError::Cache { .. })) => return Err(error),
+            Err(error) => {
+                tracing::warn!(piece = %piece, %error, "a piece of the index cannot be read");
+                unreadable.push(error);
+            }
+        }
+    }
+    Ok(unreadable)
+}
+
+async fn fetch_one(vault: &Arc<Inner>, piece: PackKey) -> Result<(), ReadError> {
+    let object = piece.index_object();
+    let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else { return Ok(()) };
+    let body = vault.records().open(ObjectType::Index, &object, &bytes)?;
+    let listings =
+        decode_piece(&body).map_err(|error| ReadError::Damaged { object, what: error.to_string() })?;
+    blocking(vault, move |vault| vault.index.add_piece(piece, &listings)).await
+}
+
+/// Local disk off the runtime.
+pub(crate) async fn blocking(
+    vault: &Arc<Inner>,
+    work: impl FnOnce(&Inner) -> std::io::Result<()> + Send + 'static,
+) -> Result<(), ReadError> {
+    let inner = Arc::clone(vault);
+    let result = spawn_blocking(move || work(&inner)).await;
+    let failed = |source| ReadError::Cache { folder: vault.index.folder().to_owned(), source };
+    match result {
+        Ok(result) => result.map_err(failed),
+        Err(panicked) => Err(failed(std::io::Error::other(panicked))),
+    }
+}

@@ -1,0 +1,158 @@
+//! The few large buffers that packs are built in. They bound the memory of a process however many disks, jobs and vaults it
+//! works on: whoever wants a fifth waits until one of the four has left for its vault.
+
+use parking_lot::{Condvar, Mutex};
+
+use super::PACK_TARGET_BYTES;
+
+/// Packs alive in the process: with two being filled, one is sealed and one is sent.
+const ALIVE_LIMIT: usize = 4;
+
+struct State {
+    alive: usize,
+    /// Of those alive, the ones that are closed and will come back by themselves.
+    moving: usize,
+    free: Vec<Vec<u8>>,
+}
+
+/// All pack buffers of the process.
+pub(crate) struct PackPool {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+static POOL: PackPool = PackPool {
+    state: Mutex::new(State { alive: 0, moving: 0, free: Vec::new() }),
+    changed: Condvar::new(),
+};
+
+/// What came of asking for a buffer.
+pub(crate) enum Acquired {
+    Buffer(PackBuffer),
+    /// All buffers are open packs and none is on its way, so waiting could last for ever: the caller must close a pack of
+    /// its own and ask again. Only said to those who have one.
+    CloseOne,
+}
+
+impl PackPool {
+    pub(crate) fn get() -> &'static Self {
+        &POOL
+    }
+
+    /// Blocks until a buffer is free. `has_open` says whether the caller keeps an open pack while it waits.
+    ///
+    /// Nobody waits for ever: a waiter either has no open pack, or one is moving, or it is told to close its own. The
+    /// ones that are open and not waiting are being filled.
+    pub(crate) fn acquire(&'static self, has_open: bool) -> Acquired {
+        let mut state = self.state.lock();
+        loop {
+            if state.alive < ALIVE_LIMIT {
+                state.alive += 1;
+                let bytes = state.free.pop().unwrap_or_default();
+                drop(state);
+                return Acquired::Buffer(PackBuffer { pool: self, bytes, moving: false });
+            }
+            if state.moving == 0 && has_open {
+                return Acquired::CloseOne;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    fn give_back(&self, mut bytes: Vec<u8>, moving: bool) {
+        bytes.clear();
+        let mut state = self.state.lock();
+        state.alive -= 1;
+        if moving {
+            state.moving -= 1;
+        }
+        state.free.push(bytes);
+        // All, since which of the waiters must close a pack may have changed.
+        self.changed.notify_all();
+    }
+}
+
+/// A pack's bytes. The memory is used again when the last reference is gone.
+pub(crate) struct PackBuffer {
+    pool: &'static PackPool,
+    pub(super) bytes: Vec<u8>,
+    moving: bool,
+}
+
+impl PackBuffer {
+    /// Says that this pack is closed and will come back without anybody's further doing.
+    pub(crate) fn set_moving(&mut self) {
+        if !self.moving {
+            self.moving = true;
+            self.pool.state.lock().moving += 1;
+            // Somebody who would have had to close a pack can wait now, which changes nothing for those asleep.
+        }
+    }
+
+    pub(super) fn reserve_all(&mut self) {
+        let missing = PACK_TARGET_BYTES.saturating_sub(self.bytes.len());
+        self.bytes.reserve_exact(missing);
+    }
+}
+
+impl AsRef<[u8]> for PackBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for PackBuffer {
+    fn drop(&mut self) {
+        self.pool.give_back(std::mem::take(&mut self.bytes), self.moving);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pool() -> &'static PackPool {
+        Box::leak(Box::new(PackPool {
+            state: Mutex::new(State { alive: 0, moving: 0, free: Vec::new() }),
+            changed: Condvar::new(),
+        }))
+    }
+
+    fn take(pool: &'static PackPool) -> PackBuffer {
+        match pool.acquire(false) {
+            Acquired::Buffer(buffer) => buffer,
+            Acquired::CloseOne => panic!("nobody was asked to close anything"),
+        }
+    }
+
+    #[test]
+    fn a_fifth_waits_for_one_that_moves() {
+        let pool = pool();
+        let mut held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(pool)).collect();
+        held[0].set_moving();
+        let waiter = std::thread::spawn(move || matches!(pool.acquire(true), Acquired::Buffer(_)));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiter.is_finished());
+        held.remove(0);
+        assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn who_holds_open_packs_must_close_one_rather_than_wait_for_ever() {
+        let pool = pool();
+        let _held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(pool)).collect();
+        assert!(matches!(pool.acquire(true), Acquired::CloseOne));
+    }
+
+    #[test]
+    fn memory_is_used_again() {
+        let pool = pool();
+        let mut buffer = take(pool);
+        buffer.reserve_all();
+        let address = buffer.bytes.as_ptr();
+        drop(buffer);
+        assert_eq!(take(pool).bytes.as_ptr(), address);
+    }
+}

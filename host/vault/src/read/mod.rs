@@ -1,0 +1,303 @@
+//! Reading chunks back.
+//!
+//! A pack can leave between looking into the index and reading from it: whoever misses one marks it as gone, looks again
+//! (which fetches the index once more), and finds the copy that let the clean-up take the first.
+
+mod blocks;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::ids::ChunkId;
+use crate::index::{self, Found};
+use crate::object::PackKey;
+use crate::pack::{ChunkKind, ChunkShape, Decoder, PackInfo, open_chunk};
+use crate::seal::Sealer;
+use crate::store::StoreError;
+use crate::vault::Inner;
+use blocks::BlockCache;
+
+/// Above this the look-ups of one call leave the runtime's thread: each may read local disk.
+const LOCATED_INLINE: usize = 64;
+/// Packs whose keys are kept derived; a full one costs 600 bytes. When there are more, all are derived anew.
+const PACKS_KEPT: usize = 4096;
+
+/// Why something in the vault could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("chunk {0} is not in the vault")]
+    ChunkMissing(ChunkId),
+    #[error("pack {0} is not in the vault")]
+    PackMissing(String),
+    #[error("chunk {id} in pack {pack} is damaged: {what}")]
+    ChunkDamaged { id: ChunkId, pack: String, what: String },
+    #[error("`{object}` is damaged: {what}")]
+    Damaged { object: String, what: String },
+    #[error("`{object}` was written by a newer version of Coffre")]
+    Newer { object: String },
+    #[error("use the local index in {}", folder.display())]
+    Cache { folder: PathBuf, source: io::Error },
+    #[error("read the vault")]
+    Store(#[from] StoreError),
+}
+
+impl ReadError {
+    /// Whether what was asked for is gone or damaged, rather than out of reach for now.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::ChunkMissing(_) | Self::PackMissing(_) | Self::ChunkDamaged { .. } | Self::Damaged { .. } => true,
+            Self::Newer { .. } | Self::Cache { .. } | Self::Store(_) => false,
+        }
+    }
+
+    /// Whether the same request may succeed a little later.
+    pub fn may_help_to_try_again(&self) -> bool {
+        matches!(self, Self::Store(error) if error.may_help_to_try_again())
+    }
+}
+
+/// A pack that chunks can be read from.
+#[derive(Debug)]
+pub struct PackRef {
+    pub(crate) info: PackInfo,
+    pub(crate) sealer: Sealer,
+}
+
+impl PackRef {
+    /// Its name, which sorts as packs were written.
+    pub fn name(&self) -> String {
+        self.info.key.to_string()
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.info.size_bytes.into()
+    }
+
+    pub fn kind(&self) -> ChunkKind {
+        self.info.kind
+    }
+}
+
+impl PartialEq for PackRef {
+    fn eq(&self, other: &Self) -> bool {
+        self.info.key == other.info.key
+    }
+}
+
+impl Eq for PackRef {}
+
+impl PartialOrd for PackRef {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PackRef {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.info.key.cmp(&other.info.key)
+    }
+}
+
+impl std::hash::Hash for PackRef {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.info.key.hash(state);
+    }
+}
+
+/// Where a chunk lies.
+#[derive(Clone, Debug)]
+pub struct Location {
+    pub pack: Arc<PackRef>,
+    /// Its number in the pack.
+    pub ordinal: u32,
+    pub offset_bytes: u32,
+    /// With its tag.
+    pub stored_bytes: u32,
+    pub plain_bytes: u32,
+    pub compressed: bool,
+}
+
+impl Location {
+    /// The bytes of the pack that [`ChunkReader::open`] wants.
+    pub fn range(&self) -> Range<u64> {
+        let start = u64::from(self.offset_bytes);
+        start..start + u64::from(self.stored_bytes)
+    }
+}
+
+/// What all readers of one vault share.
+#[derive(Default)]
+pub(crate) struct ReaderState {
+    packs: Mutex<HashMap<PackKey, Arc<PackRef>>>,
+    /// Packs that answered 404. They never come back.
+    gone: Mutex<HashSet<PackKey>>,
+    blocks: BlockCache,
+}
+
+/// Finds, fetches and opens chunks. Clones share a small cache.
+#[derive(Clone)]
+pub struct ChunkReader {
+    vault: Arc<Inner>,
+}
+
+impl std::fmt::Debug for ChunkReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChunkReader({})", self.vault.id)
+    }
+}
+
+impl ChunkReader {
+    pub(crate) fn new(vault: Arc<Inner>) -> Self {
+        Self { vault }
+    }
+
+    /// Where each of the chunks lies, in the order asked. After [`ReadError::PackMissing`] from a fetch, asking again
+    /// gives another place, if there is one.
+    pub async fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Location>, ReadError> {
+        let mut tries = 0;
+        loop {
+            let found = self.look_up(ids).await?;
+            let missing = ids.iter().zip(&found).find(|(_, places)| places.is_empty());
+            match (missing, tries) {
+                (None, _) => return Ok(found.into_iter().filter_map(|places| places.into_iter().next()).collect()),
+                (Some(_), 0) => {
+                    index::sync(&self.vault).await?;
+                }
+                // Not listed is not missing: points count their pieces.
+                (Some(_), 1) => index::load_counted(&self.vault).await?,
+                (Some((id, _)), _) => return Err(ReadError::ChunkMissing(*id)),
+            }
+            tries += 1;
+        }
+    }
+
+    /// Every place of each chunk as far as the local index knows.
+    pub(crate) async fn look_up(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Location>>, ReadError> {
+        if ids.len() <= LOCATED_INLINE {
+            return look_up(&self.vault, ids);
+        }
+        let (vault, ids) = (Arc::clone(&self.vault), ids.to_vec());
+        tokio::task::spawn_blocking(move || look_up(&vault, &ids)).await.unwrap_or_else(|panicked| {
+            let folder = self.vault.index.folder().to_owned();
+            Err(ReadError::Cache { folder, source: io::Error::other(panicked) })
+        })
+    }
+
+    /// A byte range of a pack, as one request.
+    pub async fn fetch(&self, pack: &PackRef, range: Range<u64>) -> Result<Bytes, ReadError> {
+        let object = pack.info.key.object();
+        let wanted = range.end - range.start;
+        match self.vault.store.get_range(&object, range).await? {
+            Some(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
+            Some(_) => Err(ReadError::Damaged { object, what: "it is cut short".to_owned() }),
+            None => {
+                self.vault.reading.gone.lock().insert(pack.info.key);
+                Err(ReadError::PackMissing(pack.name()))
+            }
+        }
+    }
+
+    /// Opens, decompresses and hashes again what lay at `location`. Pure computing: call it off the runtime.
+    /// `out` is replaced, and empty after an error.
+    pub fn open(
+        &self,
+        id: &ChunkId,
+        location: &Location,
+        sealed: &[u8],
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let shape = ChunkShape {
+            ordinal: location.ordinal,
+            stored_bytes: location.stored_bytes,
+            plain_bytes: location.plain_bytes,
+            compressed: location.compressed,
+        };
+        open_chunk(&location.pack.sealer, &self.vault.hasher(), id, shape, sealed, decoder, out).map_err(|error| {
+            out.clear();
+            ReadError::ChunkDamaged { id: *id, pack: location.pack.name(), what: error.to_string() }
+        })
+    }
+
+    /// One chunk, through a small cache of pack blocks, so that neighbours cost one request. Where a chunk lies in several
+    /// packs, a damaged copy is passed over.
+    pub async fn read(&self, id: &ChunkId) -> Result<Bytes, ReadError> {
+        // Finds it, or says that it is nowhere.
+        self.locate(std::slice::from_ref(id)).await?;
+        match self.read_any(id).await {
+            Err(ReadError::PackMissing(_)) => {
+                self.locate(std::slice::from_ref(id)).await?;
+                self.read_any(id).await
+            }
+            other => other,
+        }
+    }
+
+    async fn read_any(&self, id: &ChunkId) -> Result<Bytes, ReadError> {
+        let mut error = ReadError::ChunkMissing(*id);
+        for location in self.look_up(std::slice::from_ref(id)).await?.into_iter().flatten() {
+            match self.read_at(id, &location).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(other) if other.is_damage() => error = other,
+                Err(other) => return Err(other),
+            }
+        }
+        Err(error)
+    }
+
+    async fn read_at(&self, id: &ChunkId, location: &Location) -> Result<Bytes, ReadError> {
+        let sealed = self.vault.reading.blocks.read(self, &location.pack, location.range()).await?;
+        let mut plain = Vec::new();
+        self.open(id, location, &sealed, &mut Decoder::new(), &mut plain)?;
+        Ok(plain.into())
+    }
+}
+
+fn look_up(vault: &Inner, ids: &[ChunkId]) -> Result<Vec<Vec<Location>>, ReadError> {
+    ids.iter()
+        .map(|id| {
+            let failed = |source| ReadError::Cache { folder: vault.index.folder().to_owned(), source };
+            let mut places = Vec::new();
+            for found in vault.index.candidates(id).map_err(failed)? {
+                if vault.reading.gone.lock().contains(&found.pack) {
+                    continue;
+                }
+                if let Some(pack) = pack_ref(vault, &found).map_err(failed)? {
+                    places.push(Location {
+                        pack,
+                        ordinal: found.shape.ordinal,
+                        offset_bytes: found.offset_bytes,
+                        stored_bytes: found.shape.stored_bytes,
+                        plain_bytes: found.shape.plain_bytes,
+                        compressed: found.shape.compressed,
+                    });
+                }
+            }
+            Ok(places)
+        })
+        .collect()
+}
+
+fn pack_ref(vault: &Inner, found: &Found) -> io::Result<Option<Arc<PackRef>>> {
+    if let Some(known) = vault.reading.packs.lock().get(&found.pack) {
+        return Ok(Some(Arc::clone(known)));
+    }
+    let Some(info) = vault.index.pack(&found.pack)? else { return Ok(None) };
+    let Ok(sealer) = Sealer::new(&vault.ring, vault.id, &info.key.object(), &info.header()) else {
+        tracing::warn!(pack = %info.key, "the index names a pack that is sealed in another way than this vault");
+        return Ok(None);
+    };
+    let made = Arc::new(PackRef { info, sealer });
+    let mut packs = vault.reading.packs.lock();
+    if packs.len() >= PACKS_KEPT {
+        packs.clear();
+    }
+    packs.insert(found.pack, Arc::clone(&made));
+    Ok(Some(made))
+}

@@ -1,0 +1,273 @@
+//! The dense registers: numbers 0, 1, 2 …, each created once and never deleted. A register is complete when no number is
+//! missing and the next one answers 404 to a GET; no listing is needed to know it.
+
+use std::future::Future;
+
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{MachineNumber, SessionNumber};
+use crate::object::{self, ObjectType};
+use crate::point::{Fate, Point};
+use crate::read::ReadError;
+use crate::record::Records;
+use crate::store::{Store, StoreError};
+
+/// Requests at once while a register is read: the first window is small, since most reads of a register that is followed
+/// from a known place find nothing new.
+const WINDOWS: [u32; 3] = [1, 4, 16];
+/// The first machine's number; 0 is maintenance and has no record.
+const FIRST_MACHINE: u32 = 1;
+
+/// Reads numbers from `first` on until one is missing.
+pub(crate) async fn read_dense<T, F>(first: u32, read: impl Fn(u32) -> F) -> Result<Vec<(u32, T)>, ReadError>
+where
+    F: Future<Output = Result<Option<T>, ReadError>>,
+{
+    let mut all = Vec::new();
+    let mut next = first;
+    for window in WINDOWS.into_iter().chain(std::iter::repeat(WINDOWS[WINDOWS.len() - 1])) {
+        let numbers = next..next.saturating_add(window);
+        for (number, found) in numbers.clone().zip(try_join_all(numbers.clone().map(&read)).await?) {
+            match found {
+                Some(value) => all.push((number, value)),
+                None => return Ok(all),
+            }
+        }
+        next = numbers.end;
+    }
+    Ok(all)
+}
+
+/// The first number that is not there, found with few requests because there are no gaps.
+pub(crate) async fn end(store: &Store, first: u32, name: impl Fn(u32) -> String) -> Result<u32, StoreError> {
+    let there = async |number: u32| store.size(&name(number)).await.map(|size| size.is_some());
+    let mut step = 1;
+    let mut low = first; // Everything below is there.
+    loop {
+        let probe = first.saturating_add(step - 1);
+        if !there(probe).await? {
+            let mut high = probe; // Is not there.
+            while low < high {
+                let middle = low + (high - low) / 2;
+                if there(middle).await? {
+                    low = middle + 1;
+                } else {
+                    high = middle;
+                }
+            }
+            return Ok(low);
+        }
+        low = probe + 1;
+        step *= 2;
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct MachineRecord {
+    name: String,
+    created_at: Timestamp,
+}
+
+/// All machines. The same name twice, by two writers at once: the lowest number is the machine.
+pub(crate) async fn machines(records: Records<'_>) -> Result<Vec<(MachineNumber, String)>, ReadError> {
+    let read = |number| {
+        let object = object::machine(MachineNumber(number));
+        async move { records.get::<MachineRecord>(ObjectType::Machine, &object).await }
+    };
+    let mut machines: Vec<(MachineNumber, String)> = Vec::new();
+    for (number, record) in read_dense(FIRST_MACHINE, read).await? {
+        if !machines.iter().any(|(_, name)| *name == record.name) {
+            machines.push((MachineNumber(number), record.name));
+        }
+    }
+    Ok(machines)
+}
+
+/// The number of the machine, made if there is none.
+pub(crate) async fn machine_or_create(records: Records<'_>, name: &str) -> Result<MachineNumber, ReadError> {
+    loop {
+        if let Some((number, _)) = machines(records).await?.into_iter().find(|(_, found)| found == name) {
+            return Ok(number);
+        }
+        let next = end(records.store, FIRST_MACHINE, |number| object::machine(MachineNumber(number))).await?;
+        let record = MachineRecord { name: name.to_owned(), created_at: Timestamp::now() };
+        match records.create(ObjectType::Machine, &object::machine(MachineNumber(next)), &record).await {
+            // Read again in either case: somebody may have been first, under this number or with this name.
+            Ok(()) | Err(StoreError::Taken { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A session as it was begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    pub bases: Vec<SessionNumber>,
+    pub deadline: Timestamp,
+    pub begun_at: Timestamp,
+    pub host: String,
+    #[serde(default)]
+    pub resumes: Option<SessionNumber>,
+}
+
+/// What stands in the points register.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "kebab-case")]
+pub(crate) enum PointRecord {
+    Commit { point: Box<Point> },
+    Abort { reason: String, host: String, at: Timestamp },
+}
+
+/// What became of a session.
+#[derive(Clone, Debug)]
+pub(crate) enum Decision {
+    Undecided(Session),
+    Aborted,
+    Committed(Box<Point>),
+}
+
+pub(crate) async fn point_record(
+    records: Records<'_>,
+    machine: MachineNumber,
+    number: SessionNumber,
+) -> Result<Option<PointRecord>, ReadError> {
+    let object = object::point(machine, number);
+    let mut found = records.get(ObjectType::Point, &object).await?;
+    if let Some(PointRecord::Commit { point }) = &mut found
+        && (point.machine_number, point.number) != (machine, number)
+    {
+        return Err(ReadError::Damaged { object, what: "it is the point of another session".to_owned() });
+    }
+    Ok(found)
+}
+
+/// What became of a session, or nothing where there is none.
+pub(crate) async fn decision(
+    records: Records<'_>,
+    machine: MachineNumber,
+    number: SessionNumber,
+) -> Result<Option<Decision>, ReadError> {
+    Ok(match point_record(records, machine, number).await? {
+        Some(PointRecord::Commit { point }) => Some(Decision::Committed(point)),
+        Some(PointRecord::Abort { .. }) => Some(Decision::Aborted),
+        None => {
+            let object = object::session(machine, number);
+            records.get(ObjectType::Session, &object).await?.map(Decision::Undecided)
+        }
+    })
+}
+
+/// What became of every session from `first` on.
+pub(crate) async fn decisions(
+    records: Records<'_>,
+    machine: MachineNumber,
+    first: u32,
+) -> Result<Vec<(SessionNumber, Decision)>, ReadError> {
+    let all = read_dense(first, |number| decision(records, machine, SessionNumber(number))).await?;
+    Ok(all.into_iter().map(|(number, decision)| (SessionNumber(number), decision)).collect())
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "fate", rename_all = "kebab-case")]
+pub(crate) enum FateRecord {
+    Forget { at: Timestamp },
+    Restore { at: Timestamp },
+    Purge { at: Timestamp },
+    #[serde(other)]
+    Unknown,
+}
+
+/// Whether a point is kept. After a purge nothing brings it back.
+pub(crate) async fn fate(
+    records: Records<'_>,
+    machine: MachineNumber,
+    number: SessionNumber,
+) -> Result<Fate, ReadError> {
+    let read = |k| {
+        let object = object::fate(machine, number, k);
+        async move {
+            match records.get(ObjectType::Fate, &object).await? {
+                Some(FateRecord::Unknown) => Err(ReadError::Newer { object }),
+                found => Ok(found),
+            }
+        }
+    };
+    let all = read_dense(0, read).await?;
+    Ok(all.into_iter().fold(Fate::Kept, |fate, (_, record)| match (fate, record) {
+        (Fate::Purged, _) | (_, FateRecord::Purge { .. }) => Fate::Purged,
+        (_, FateRecord::Forget { .. }) => Fate::Forgotten,
+        (_, FateRecord::Restore { .. } | FateRecord::Unknown) => Fate::Kept,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use object_store::memory::InMemory;
+
+    use super::*;
+    use crate::ids::VaultId;
+    use crate::key::KeyRing;
+
+    fn store() -> Store {
+        Store::over(Arc::new(InMemory::new()), "v")
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_register_is_found_whatever_its_length() {
+        let store = store();
+        let name = |number: u32| format!("sessions/{number:08x}");
+        for length in 0..40 {
+            assert_eq!(end(&store, 3, name).await.unwrap(), 3 + length);
+            store.create(&name(3 + length), Bytes::from_static(b"x")).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dense_register_reads_up_to_its_first_gap() {
+        let read = |number: u32| async move { Ok((number != 30).then_some(number * 2)) };
+        let all = read_dense(5, read).await.unwrap();
+        assert_eq!(all.len(), 25);
+        assert_eq!(all[24], (29, 58));
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_two_writers_make_at_once_is_one() {
+        let store = store();
+        let vault = VaultId([1; 16]);
+        let ring = KeyRing::unencrypted(vault);
+        let records = Records { store: &store, vault, ring: &ring };
+        let made = futures::future::join_all((0..8).map(|_| machine_or_create(records, "web01"))).await;
+        for number in made {
+            assert_eq!(number.unwrap(), MachineNumber(1));
+        }
+        assert_eq!(machine_or_create(records, "db01").await.unwrap(), MachineNumber(2).max(MachineNumber(2)));
+        assert_eq!(machines(records).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_purge_is_final_and_a_forget_is_not() {
+        let store = store();
+        let vault = VaultId([1; 16]);
+        let ring = KeyRing::unencrypted(vault);
+        let records = Records { store: &store, vault, ring: &ring };
+        let (machine, number) = (MachineNumber(1), SessionNumber(0));
+        let at = Timestamp::UNIX_EPOCH;
+        let steps = [
+            (FateRecord::Forget { at }, Fate::Forgotten),
+            (FateRecord::Restore { at }, Fate::Kept),
+            (FateRecord::Purge { at }, Fate::Purged),
+            (FateRecord::Restore { at }, Fate::Purged),
+        ];
+        assert_eq!(fate(records, machine, number).await.unwrap(), Fate::Kept);
+        for (k, (record, wanted)) in (0..).zip(steps) {
+            let object = object::fate(machine, number, k);
+            records.create(ObjectType::Fate, &object, &record).await.unwrap();
+            assert_eq!(fate(records, machine, number).await.unwrap(), wanted);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The commit: one atomic create, and every answer that a store can give to it.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+
+use super::writer::{SessionWriter, Shared};
+use super::{CommitError, WriteError};
+use crate::ids::{MachineNumber, SessionNumber};
+use crate::index;
+use crate::object::{self, ObjectType, PackKey};
+use crate::point::{Point, PointDraft, Written};
+use crate::read::ReadError;
+use crate::record::RECORD_LIMIT_BYTES;
+use crate::register::PointRecord;
+use crate::store::{Cause, StoreError};
+use crate::vault::Inner;
+
+/// Looks for packs at once, in step 6.
+const LOOKS_AT_ONCE: usize = 16;
+/// With pauses that double from 0.2 s, a store may be away for about 13 s beyond what object_store itself waits; after that
+/// nobody knows, and the commit file is what the next try starts from.
+const COMMIT_ATTEMPTS: u32 = 7;
+
+impl SessionWriter {
+    /// Steps 4 to 7: everything is in the vault before the point is. `commit_file` gets the very bytes that are sent, on
+    /// disk before they are; it is the caller's to remove.
+    pub async fn commit(&self, draft: PointDraft, commit_file: &Path) -> Result<Point, CommitError> {
+        let shared = &self.shared;
+        shared.flush().await?;
+        check_packs(shared).await?;
+        let vault = &shared.vault;
+        let (packs, _, index_pieces) = shared.needed();
+        let point = Point {
+            machine: shared.machine_name.clone(),
+            machine_number: shared.machine,
+            number: shared.number,
+            committed_at: Timestamp::now(),
+            written: Written { packs: packs.len() as u32, index_pieces, stored_bytes: shared.stored_bytes() },
+            fate: Default::default(),
+            content: PointDraft { host: own_or(draft.host.clone(), &shared.host), ..draft },
+        };
+        let object = object::point(shared.machine, shared.number);
+        let record = PointRecord::Commit { point: Box::new(point.clone()) };
+        let bytes = vault.records().seal_json(ObjectType::Point, &object, &record);
+        let (path, content) = (commit_file.to_owned(), bytes.clone());
+        let written = tokio::task::spawn_blocking(move || write_durably(&path, &content)).await;
+        written
+            .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+            .map_err(|source| CommitError::CommitFile { path: commit_file.to_owned(), source })?;
+        create_point(vault, shared.machine, shared.number, bytes).await?;
+        // The next session of this host finds this one's chunks on disk. Without it they are fetched again.
+        if let Err(error) = index::blocking(vault, |vault| vault.index.write_down()).await {
+            tracing::warn!(%error, "the local index could not be written; it will be fetched again");
+        }
+        Ok(point)
+    }
+}
+
+fn own_or(own: String, other: &str) -> String {
+    if own.is_empty() { other.to_owned() } else { own }
+}
+
+/// Step 6. A pack that is not there now was never acknowledged or has been deleted beneath us; either way the point must
+/// not be.
+async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
+    let vault = &shared.vault;
+    let (own, used, _) = shared.needed();
+    let own = own.into_iter().map(|(number, size_bytes)| {
+        (PackKey { machine: shared.machine, session: shared.number, number }, Some(size_bytes))
+    });
+    let mut wanted: Vec<(PackKey, Option<u32>)> = own.collect();
+    for key in used {
+        let info = vault.index.pack(&key).map_err(|source| WriteError::Cache { source: Arc::new(source) })?;
+        wanted.push((key, info.map(|info| info.size_bytes)));
+    }
+    let looked = stream::iter(wanted)
+        .map(|(key, wanted)| async move {
+            let found = vault.store.size(&key.object()).await.map_err(|source| CommitError::Check { source })?;
+            let what = match (found, wanted) {
+                (Some(found), Some(wanted)) if found == u64::from(wanted) => return Ok(()),
+                (None, _) => "it is not there".to_owned(),
+                (Some(_), None) => "the local index does not know it".to_owned(),
+                (Some(found), Some(wanted)) => format!("it has {found} bytes instead of {wanted}"),
+            };
+            Err(CommitError::PackMissing { pack: key.to_string(), what })
+        })
+        .buffer_unordered(LOOKS_AT_ONCE)
+        .try_collect::<()>()
+        .await;
+    if let Err(CommitError::PackMissing { .. }) = &looked
+        && let Err(error) = index::blocking(vault, |vault| vault.index.reset()).await
+    {
+        tracing::warn!(%error, "the local index names packs that are gone and could not be reset");
+    }
+    looked
+}
+
+/// Step 7. Only what is read decides; the answer to a create only says when to read.
+async fn create_point(
+    vault: &Arc<Inner>,
+    machine: MachineNumber,
+    number: SessionNumber,
+    bytes: Bytes,
+) -> Result<(), CommitError> {
+    let object = object::point(machine, number);
+    let mut pause: Duration = vault.store.first_pause();
+    let mut last = None;
+    for attempt in 1..=COMMIT_ATTEMPTS {
+        let error = match vault.store.create_once(&object, bytes.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => vault.store.create_failed(&object, error),
+        };
+        tracing::debug!(object, ?error, attempt, "the commit was answered with an error; reading what is there");
+        match vault.store.get(&object, RECORD_LIMIT_BYTES).await {
+            Ok(Some(found)) if found == bytes => return Ok(()),
+            Ok(Some(found)) => return Err(whose(vault, machine, number, &found)),
+            // Nothing is there: the same bytes again.
+            Ok(None) => last = Some(error),
+            Err(StoreError::TooLarge { .. }) => return Err(CommitError::OtherPoint),
+            Err(unread) => last = Some(unread),
+        }
+        if attempt < COMMIT_ATTEMPTS {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+    let source = last.map_or_else(|| Cause::text("nothing was tried"), |error| Cause::of(&error));
+    Err(CommitError::Unknown { source })
+}
+
+/// What stands where our point should.
+fn whose(vault: &Arc<Inner>, machine: MachineNumber, number: SessionNumber, found: &[u8]) -> CommitError {
+    let object = object::point(machine, number);
+    match vault.records().open_json(ObjectType::Point, &object, found) {
+        Ok(PointRecord::Abort { reason, .. }) => CommitError::Fenced { reason },
+        Ok(PointRecord::Commit { .. }) => CommitError::OtherPoint,
+        Err(error) => CommitError::Read(error),
+    }
+}
+
+/// Sends a commit again whose outcome is not known.
+pub(crate) async fn commit_again(
+    vault: &Arc<Inner>,
+    machine: MachineNumber,
+    number: SessionNumber,
+    commit_file: &Path,
+) -> Result<Point, CommitError> {
+    let failed = |source| CommitError::CommitFile { path: commit_file.to_owned(), source };
+    let bytes: Bytes = tokio::fs::read(commit_file).await.map_err(failed)?.into();
+    let object = object::point(machine, number);
+    let record = vault.records().open_json(ObjectType::Point, &object, &bytes)?;
+    let PointRecord::Commit { point } = record else {
+        let what = "the commit file holds no commit".to_owned();
+        return Err(ReadError::Damaged { object: commit_file.display().to_string(), what }.into());
+    };
+    create_point(vault, machine, number, bytes).await?;
+    Ok(*point)
+}
+
+/// The file and its folder are on disk when this returns.
+fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder: PathBuf = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    std::fs::File::open(&folder)?.sync_all()
+}

@@ -1,0 +1,392 @@
+//! Taking chunks: what is known, what is new, which pack is open, and what is on its way to the vault.
+//!
+//! `claim` and `put` come from many threads. A chunk is compressed by its caller's thread and copied into the open pack under
+//! a lock that is held for that copy alone; when a pack is full, sealing, proving and sending it are a task of their own.
+//! Nobody deduplicates against a pack of another session before a piece of the index lists it in the vault, or a crash in
+//! between would leave a point whose chunks cannot be found.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::{Claim, PutReport, WriteError, WriteStats};
+use crate::gclog::GcLog;
+use crate::ids::{ChunkId, MachineNumber, SessionNumber};
+use crate::object::{ObjectType, PackKey};
+use crate::pack::{
+    Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackListing, PackPool, encode_piece,
+};
+use crate::vault::Inner;
+
+/// A piece of the index is put when this many packs wait for one: what a crash loses is at most their deduplication.
+const PACKS_PER_PIECE: usize = 8;
+/// How attachments are cut.
+const ATTACHMENT_CHUNK_BYTES: usize = 128 * 1024;
+
+/// Writes the chunks of one point and then the point. Clones share the session.
+///
+/// `claim` and `put` block and are called from plain threads, never from within the runtime.
+#[derive(Clone)]
+pub struct SessionWriter {
+    pub(super) shared: Arc<Shared>,
+}
+
+pub(super) struct Shared {
+    pub(super) vault: Arc<Inner>,
+    pub(super) machine: MachineNumber,
+    pub(super) number: SessionNumber,
+    pub(super) machine_name: String,
+    pub(super) host: String,
+    runtime: Handle,
+    log: GcLog,
+    claims: Mutex<Claims>,
+    open: Mutex<OpenPacks>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    sent: Mutex<Sent>,
+    failure: Mutex<Option<WriteError>>,
+    /// Set together with `failure`, so that looking is cheap.
+    failed: AtomicBool,
+    new_chunks: AtomicU64,
+    known_chunks: AtomicU64,
+    stored_bytes: AtomicU64,
+}
+
+#[derive(Default)]
+struct Claims {
+    /// Claimed, and not yet in a piece of the index that is in the vault. At most about a dozen packs' worth.
+    fresh: HashSet<ChunkId>,
+    /// Packs of others that this point relies on.
+    used: HashSet<PackKey>,
+}
+
+#[derive(Default)]
+struct OpenPacks {
+    data: Option<PackBuilder>,
+    node: Option<PackBuilder>,
+    next_number: u32,
+    over: bool,
+}
+
+impl OpenPacks {
+    fn slot(&mut self, kind: ChunkKind) -> &mut Option<PackBuilder> {
+        match kind {
+            ChunkKind::Data => &mut self.data,
+            ChunkKind::Node => &mut self.node,
+        }
+    }
+}
+
+/// What is in the vault.
+#[derive(Default)]
+struct Sent {
+    /// Number and size of every pack.
+    packs: Vec<(u32, u32)>,
+    /// Packs that no piece lists yet.
+    waiting: Vec<PackListing>,
+    pieces: u32,
+}
+
+impl std::fmt::Debug for SessionWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SessionWriter({}/{})", self.shared.machine, self.shared.number)
+    }
+}
+
+impl SessionWriter {
+    pub(super) fn new(
+        vault: Arc<Inner>,
+        machine: (MachineNumber, String),
+        number: SessionNumber,
+        host: String,
+        log: GcLog,
+    ) -> Self {
+        let shared = Shared {
+            vault,
+            machine: machine.0,
+            machine_name: machine.1,
+            number,
+            host,
+            runtime: Handle::current(),
+            log,
+            claims: Mutex::default(),
+            open: Mutex::default(),
+            tasks: Mutex::default(),
+            sent: Mutex::default(),
+            failure: Mutex::default(),
+            failed: AtomicBool::new(false),
+            new_chunks: AtomicU64::new(0),
+            known_chunks: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub fn machine(&self) -> MachineNumber {
+        self.shared.machine
+    }
+
+    pub fn number(&self) -> SessionNumber {
+        self.shared.number
+    }
+
+    /// Asks whether the vault has a chunk. `New` is said once per id and session: who hears it must put the chunk.
+    pub fn claim(&self, id: &ChunkId) -> Result<Claim, WriteError> {
+        let shared = &self.shared;
+        shared.check()?;
+        let claimed = shared.claims.lock().fresh.contains(id);
+        let known = claimed || shared.is_in_vault(id)?;
+        // Two threads may both have found nothing: only one of them inserts.
+        if known || !shared.claims.lock().fresh.insert(*id) {
+            shared.known_chunks.fetch_add(1, Ordering::Relaxed);
+            return Ok(Claim::Known);
+        }
+        shared.new_chunks.fetch_add(1, Ordering::Relaxed);
+        Ok(Claim::New)
+    }
+
+    /// Compresses and appends a chunk to an open pack. Blocks while as many packs are alive as may be.
+    pub fn put(
+        &self,
+        kind: ChunkKind,
+        id: ChunkId,
+        plain: &[u8],
+        encoder: &mut Encoder,
+    ) -> Result<PutReport, WriteError> {
+        if plain.is_empty() || plain.len() > CHUNK_LIMIT_BYTES {
+            return Err(WriteError::ChunkTooLarge { bytes: plain.len(), limit_bytes: CHUNK_LIMIT_BYTES });
+        }
+        let shared = &self.shared;
+        shared.check()?;
+        let (body, compressed) = encoder.encode(plain);
+        let stored_bytes = (body.len() + crate::seal::TAG_BYTES) as u32;
+        let mut open = shared.open.lock();
+        if open.over {
+            return Err(WriteError::Over);
+        }
+        if open.slot(kind).as_ref().is_some_and(|pack| !pack.fits(body.len()) || pack.chunks() == CHUNKS_LIMIT) {
+            shared.close(&mut open, kind);
+        }
+        if open.slot(kind).is_none() {
+            let pack = shared.open_pack(&mut open, kind)?;
+            *open.slot(kind) = Some(pack);
+        }
+        if let Some(pack) = open.slot(kind) {
+            pack.push(id, body, plain.len(), compressed);
+        }
+        Ok(PutReport { stored_bytes })
+    }
+
+    /// Cuts `content` at 128 KiB and puts what is not known yet.
+    pub fn put_bytes(&self, content: &[u8]) -> Result<Vec<ChunkId>, WriteError> {
+        let hasher = self.shared.vault.hasher();
+        let mut encoder = Encoder::new();
+        let mut ids = Vec::with_capacity(content.len().div_ceil(ATTACHMENT_CHUNK_BYTES));
+        for piece in content.chunks(ATTACHMENT_CHUNK_BYTES) {
+            let id = hasher.id(piece);
+            if self.claim(&id)? == Claim::New {
+                self.put(ChunkKind::Data, id, piece, &mut encoder)?;
+            }
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    pub fn stats(&self) -> WriteStats {
+        let shared = &self.shared;
+        WriteStats {
+            packs: shared.sent.lock().packs.len() as u32,
+            stored_bytes: shared.stored_bytes.load(Ordering::Relaxed),
+            new_chunks: shared.new_chunks.load(Ordering::Relaxed),
+            known_chunks: shared.known_chunks.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Gives the session up. Nothing is deleted; what was sent is there for a session that resumes this one.
+    pub async fn abort(&self, reason: &str) -> Result<(), super::CommitError> {
+        {
+            let mut open = self.shared.open.lock();
+            open.over = true;
+            open.data = None;
+            open.node = None;
+        }
+        self.shared.finish_tasks().await;
+        super::abort(&self.shared.vault, self.shared.machine, self.shared.number, reason).await
+    }
+}
+
+impl Shared {
+    fn check(&self) -> Result<(), WriteError> {
+        if self.failed.load(Ordering::Acquire) { self.failure() } else { Ok(()) }
+    }
+
+    pub(super) fn failure(&self) -> Result<(), WriteError> {
+        self.failure.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// The first failure is the one that is told.
+    fn fail(&self, error: WriteError) {
+        tracing::debug!(session = %self.number, %error, "the session has failed");
+        self.failure.lock().get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    fn is_in_vault(&self, id: &ChunkId) -> Result<bool, WriteError> {
+        let candidates = self.vault.index.candidates(id);
+        let candidates = candidates.map_err(|source| WriteError::Cache { source: Arc::new(source) })?;
+        let Some(found) = candidates.iter().find(|found| !self.log.forbids(&found.pack)) else { return Ok(false) };
+        if !self.is_own(&found.pack) {
+            self.claims.lock().used.insert(found.pack);
+        }
+        Ok(true)
+    }
+
+    fn is_own(&self, pack: &PackKey) -> bool {
+        (pack.machine, pack.session) == (self.machine, self.number)
+    }
+
+    fn open_pack(self: &Arc<Self>, open: &mut OpenPacks, kind: ChunkKind) -> Result<PackBuilder, WriteError> {
+        loop {
+            // A failed session must not wait for memory that it will not use.
+            self.check()?;
+            let has_open = open.data.is_some() || open.node.is_some();
+            match PackPool::get().acquire(has_open) {
+                Acquired::Buffer(buffer) => return Ok(PackBuilder::new(buffer, kind)),
+                Acquired::CloseOne => {
+                    self.close(open, ChunkKind::Node);
+                    self.close(open, ChunkKind::Data);
+                }
+            }
+        }
+    }
+
+    /// Sends an open pack on its way.
+    fn close(self: &Arc<Self>, open: &mut OpenPacks, kind: ChunkKind) {
+        let Some(mut pack) = open.slot(kind).take() else { return };
+        pack.set_moving();
+        let key = PackKey { machine: self.machine, session: self.number, number: open.next_number };
+        open.next_number += 1;
+        let shared = Arc::clone(self);
+        let task = self.runtime.spawn(async move {
+            if let Err(error) = shared.send(pack, key).await {
+                shared.fail(error);
+            }
+        });
+        let mut tasks = self.tasks.lock();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    async fn send(&self, pack: PackBuilder, key: PackKey) -> Result<(), WriteError> {
+        let vault = Arc::clone(&self.vault);
+        let sealed = spawn_blocking(move || {
+            let sealed = pack.seal(&vault.ring, vault.id, key);
+            sealed.prove(&vault.ring, vault.id, &vault.hasher()).map(|()| sealed)
+        });
+        let sealed = match sealed.await {
+            Ok(Ok(sealed)) => sealed,
+            Ok(Err(damage)) => {
+                return Err(WriteError::NotProven { pack: key.to_string(), what: damage.to_string() });
+            }
+            Err(panicked) => return Err(WriteError::Broken { what: panicked.to_string() }),
+        };
+        let size_bytes = sealed.listing.info.size_bytes;
+        let sent = self.vault.store.create(&key.object(), sealed.bytes).await;
+        sent.map_err(|source| WriteError::Pack { pack: key.to_string(), source: Arc::new(source) })?;
+        self.stored_bytes.fetch_add(u64::from(size_bytes), Ordering::Relaxed);
+        let piece = {
+            let mut sent = self.sent.lock();
+            sent.packs.push((key.number, size_bytes));
+            sent.waiting.push(sealed.listing);
+            (sent.waiting.len() >= PACKS_PER_PIECE).then(|| sent.next_piece())
+        };
+        match piece {
+            Some((number, listings)) => self.send_piece(number, listings).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn send_piece(&self, number: u32, listings: Vec<PackListing>) -> Result<(), WriteError> {
+        let key = PackKey { machine: self.machine, session: self.number, number };
+        let object = key.index_object();
+        let bytes = self.vault.records().seal(ObjectType::Index, &object, &encode_piece(&listings));
+        let size_bytes = bytes.len() as u64;
+        let sent = self.vault.store.create(&object, bytes).await;
+        sent.map_err(|source| WriteError::Index { source: Arc::new(source) })?;
+        self.stored_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+        let vault = Arc::clone(&self.vault);
+        let added = spawn_blocking(move || vault.index.add_piece(key, &listings).map(|()| listings));
+        let listings = match added.await {
+            Ok(Ok(listings)) => listings,
+            Ok(Err(source)) => return Err(WriteError::Cache { source: Arc::new(source) }),
+            Err(panicked) => return Err(WriteError::Broken { what: panicked.to_string() }),
+        };
+        // Only after the index has them: in between they are in both, never in neither.
+        let mut claims = self.claims.lock();
+        for entry in listings.iter().flat_map(|listing| &listing.entries) {
+            claims.fresh.remove(&entry.id);
+        }
+        Ok(())
+    }
+
+    /// Steps 4 and 5 to their end: nothing is open, everything is sent and listed.
+    pub(super) async fn flush(self: &Arc<Self>) -> Result<(), WriteError> {
+        let closed = {
+            let mut open = self.open.lock();
+            if open.over {
+                return Err(WriteError::Over);
+            }
+            open.over = true;
+            self.close(&mut open, ChunkKind::Node);
+            self.close(&mut open, ChunkKind::Data);
+            open.next_number as usize
+        };
+        self.finish_tasks().await;
+        self.failure()?;
+        let sent = self.sent.lock().packs.len();
+        if sent != closed {
+            return Err(WriteError::Broken { what: format!("{sent} of {closed} packs were sent") });
+        }
+        let last = {
+            let mut sent = self.sent.lock();
+            (!sent.waiting.is_empty()).then(|| sent.next_piece())
+        };
+        if let Some((number, listings)) = last
+            && let Err(error) = self.send_piece(number, listings).await
+        {
+            self.fail(error.clone());
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn finish_tasks(&self) {
+        loop {
+            let Some(task) = self.tasks.lock().pop() else { return };
+            if let Err(panicked) = task.await {
+                self.fail(WriteError::Broken { what: panicked.to_string() });
+            }
+        }
+    }
+
+    /// The session's own packs and their sizes, those of others that it relies on, and its pieces.
+    pub(super) fn needed(&self) -> (Vec<(u32, u32)>, Vec<PackKey>, u32) {
+        let sent = self.sent.lock();
+        (sent.packs.clone(), self.claims.lock().used.iter().copied().collect(), sent.pieces)
+    }
+
+    pub(super) fn stored_bytes(&self) -> u64 {
+        self.stored_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Sent {
+    fn next_piece(&mut self) -> (u32, Vec<PackListing>) {
+        let number = self.pieces;
+        self.pieces += 1;
+        (number, std::mem::take(&mut self.waiting))
+    }
+}

@@ -1,0 +1,225 @@
+//! A vault, made or opened.
+
+mod format;
+mod init;
+mod open;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::gclog;
+use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
+use crate::index::LocalIndex;
+use crate::key::{Credential, KeyRing};
+use crate::point::{Fate, Point};
+use crate::read::{ChunkReader, ReadError, ReaderState};
+use crate::record::Records;
+use crate::register::{self, Decision, PointRecord, Session};
+use crate::session::{self, BeginError, CommitError, SessionPlan, SessionWriter};
+use crate::store::Store;
+use crate::verify::{self, VerifyPlan, VerifyProgress, VerifyReport};
+
+pub use init::{Encryption, InitError, InitOptions, Initialized};
+pub use open::{OpenError, OpenOptions};
+
+/// What names chunks: the first 20 bytes of BLAKE3 keyed by a key of the vault that never changes.
+#[derive(Clone, Copy)]
+pub struct ChunkHasher {
+    key: [u8; 32],
+}
+
+impl ChunkHasher {
+    pub(crate) fn new(key: [u8; 32]) -> Self {
+        Self { key }
+    }
+
+    /// For those who merge BLAKE3 subtrees themselves.
+    pub fn key(&self) -> &[u8; 32] {
+        &self.key
+    }
+
+    pub fn id(&self, plain: &[u8]) -> ChunkId {
+        Self::truncate(&blake3::keyed_hash(&self.key, plain))
+    }
+
+    /// The id out of a finished hash.
+    pub fn truncate(hash: &blake3::Hash) -> ChunkId {
+        let mut id = [0; ChunkId::LENGTH];
+        id.copy_from_slice(&hash.as_bytes()[..ChunkId::LENGTH]);
+        ChunkId(id)
+    }
+}
+
+impl std::fmt::Debug for ChunkHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChunkHasher(secret)")
+    }
+}
+
+/// What the parts of an open vault share.
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) id: VaultId,
+    pub(crate) ring: KeyRing,
+    pub(crate) index: LocalIndex,
+    /// One fetch of index pieces at a time.
+    pub(crate) syncing: tokio::sync::Mutex<()>,
+    pub(crate) reading: ReaderState,
+    encrypted: bool,
+}
+
+impl Inner {
+    pub(crate) fn records(&self) -> Records<'_> {
+        Records { store: &self.store, vault: self.id, ring: &self.ring }
+    }
+
+    pub(crate) fn hasher(&self) -> ChunkHasher {
+        ChunkHasher::new(*self.ring.chunk_ids())
+    }
+}
+
+/// An open vault. Clones share everything.
+#[derive(Clone)]
+pub struct Vault {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Vault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vault({} in {})", self.inner.id, self.inner.store.name())
+    }
+}
+
+impl Vault {
+    /// Makes a vault in an empty place.
+    pub async fn init(store: Store, options: InitOptions) -> Result<Initialized, InitError> {
+        init::init(store, options).await
+    }
+
+    pub async fn open(store: Store, credential: Option<Credential>, options: OpenOptions) -> Result<Vault, OpenError> {
+        let inner = open::open(store, credential, options).await?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub fn id(&self) -> VaultId {
+        self.inner.id
+    }
+
+    pub fn is_encrypted(&self) -> bool {
+        self.inner.encrypted
+    }
+
+    /// How messages call the place where it lies.
+    pub fn place(&self) -> &str {
+        self.inner.store.name()
+    }
+
+    /// What this host keeps of the vault and can throw away.
+    pub fn cache_folder(&self) -> &Path {
+        self.inner.index.folder()
+    }
+
+    pub async fn machines(&self) -> Result<Vec<(MachineNumber, String)>, ReadError> {
+        register::machines(self.inner.records()).await
+    }
+
+    pub async fn machine(&self, name: &str) -> Result<Option<MachineNumber>, ReadError> {
+        Ok(self.machines().await?.into_iter().find(|(_, found)| found == name).map(|(number, _)| number))
+    }
+
+    pub async fn machine_or_create(&self, name: &str) -> Result<MachineNumber, BeginError> {
+        Ok(register::machine_or_create(self.inner.records(), name).await?)
+    }
+
+    async fn decisions(&self, machine: MachineNumber) -> Result<Vec<(SessionNumber, Decision)>, ReadError> {
+        let records = self.inner.records();
+        let log = gclog::read(records).await?;
+        let mut all = Vec::new();
+        let mut first = 0;
+        if let Some(known) = log.machine(machine) {
+            first = known.decided_below;
+            for number in known.live.iter().copied() {
+                let decision = register::decision(records, machine, number).await?;
+                all.extend(decision.map(|decision| (number, decision)));
+            }
+        }
+        all.extend(register::decisions(records, machine, first).await?);
+        Ok(all)
+    }
+
+    /// Committed points of a machine, ascending, the forgotten and purged ones marked so.
+    pub async fn points(&self, machine: MachineNumber) -> Result<Vec<Point>, ReadError> {
+        let mut points = Vec::new();
+        for (_, decision) in self.decisions(machine).await? {
+            if let Decision::Committed(point) = decision {
+                points.push(*point);
+            }
+        }
+        // Most points have no fate, so this is one request each, several at a time.
+        for window in points.chunks_mut(16) {
+            let fates = window.iter().map(|point| register::fate(self.inner.records(), machine, point.number));
+            let fates: Vec<Fate> = futures::future::try_join_all(fates).await?;
+            for (point, fate) in window.iter_mut().zip(fates) {
+                point.fate = fate;
+            }
+        }
+        Ok(points)
+    }
+
+    /// One committed point.
+    pub async fn point(&self, machine: MachineNumber, number: SessionNumber) -> Result<Option<Point>, ReadError> {
+        match register::point_record(self.inner.records(), machine, number).await? {
+            Some(PointRecord::Commit { mut point }) => {
+                point.fate = register::fate(self.inner.records(), machine, number).await?;
+                Ok(Some(*point))
+            }
+            Some(PointRecord::Abort { .. }) | None => Ok(None),
+        }
+    }
+
+    /// Sessions that are neither committed nor aborted.
+    pub async fn sessions_undecided(&self, machine: MachineNumber) -> Result<Vec<(SessionNumber, Session)>, ReadError> {
+        let undecided = self.decisions(machine).await?.into_iter().filter_map(|(number, decision)| match decision {
+            Decision::Undecided(session) => Some((number, session)),
+            Decision::Aborted | Decision::Committed(_) => None,
+        });
+        Ok(undecided.collect())
+    }
+
+    /// Steps 1 to 3 of a writer.
+    pub async fn begin(&self, plan: SessionPlan) -> Result<SessionWriter, BeginError> {
+        session::begin(&self.inner, plan).await
+    }
+
+    /// After a crash between step 7's fsync and its answer: sends the very bytes of `commit_file` again.
+    pub async fn commit_again(
+        &self,
+        machine: MachineNumber,
+        number: SessionNumber,
+        commit_file: &Path,
+    ) -> Result<Point, CommitError> {
+        session::commit_again(&self.inner, machine, number, commit_file).await
+    }
+
+    /// Aborts an undecided session of which nothing but its number is left, after a crash. Aborted already is success.
+    pub async fn abort(&self, machine: MachineNumber, number: SessionNumber, reason: &str) -> Result<(), CommitError> {
+        session::abort(&self.inner, machine, number, reason).await
+    }
+
+    pub fn hasher(&self) -> ChunkHasher {
+        self.inner.hasher()
+    }
+
+    pub fn chunks(&self) -> ChunkReader {
+        ChunkReader::new(Arc::clone(&self.inner))
+    }
+
+    /// Proves that points can be restored. Damage is in the report; an error means that it could not be looked for.
+    pub async fn verify(
+        &self,
+        plan: VerifyPlan,
+        progress: &(dyn Fn(VerifyProgress) + Sync),
+    ) -> Result<VerifyReport, ReadError> {
+        verify::verify(self, plan, progress).await
+    }
+}
