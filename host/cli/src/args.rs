@@ -205,22 +205,28 @@ Examples:
   coffre jobs
   coffre jobs list --machine web01 --limit 5
   coffre jobs show web01-20261123T020000-1f3a")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct JobsArgs {
     #[command(subcommand)]
     pub command: Option<JobsCommand>,
+    #[command(flatten)]
+    pub list: JobsList,
+}
+
+#[derive(Debug, Args)]
+pub struct JobsList {
+    /// Only this machine's
+    #[arg(long, value_name = "MACHINE")]
+    pub machine: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    pub limit: usize,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum JobsCommand {
     /// The newest jobs (the default)
-    List {
-        /// Only this machine's
-        #[arg(long, value_name = "MACHINE")]
-        machine: Option<String>,
-        /// At most so many
-        #[arg(long, value_name = "COUNT", default_value_t = 20)]
-        limit: usize,
-    },
+    List(JobsList),
     /// One job, step by step
     Show {
         /// A job's id, or enough of its start to be the only one

@@ -12,7 +12,7 @@ use coffre_engine::secret::SecretError;
 use coffre_engine::state::StateError;
 use coffre_engine::{HookFailure, HookFailureKind, ProviderError, ProviderErrorKind};
 use coffre_sandbox::PluginError;
-use coffre_vault::{InitError, OpenError, ReadError};
+use coffre_vault::{InitError, KeyError, OpenError, ReadError, StoreError};
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,13 +123,15 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, |error: &ConfigError| (Some(Exit::Config), error.hint())))
         // What the config does not have is asked for by the command line.
         .or_else(|| one(cause, |error: &UnknownName| (Some(Exit::Usage), error.hint.clone())))
-        .or_else(|| one(cause, |error: &SecretError| (Some(secret(error)), error.hint())))
+        .or_else(|| one(cause, secret))
         .or_else(|| one(cause, |error: &JobError| (job(error), error.hint())))
         .or_else(|| one(cause, journal))
         .or_else(|| one(cause, state))
         .or_else(|| one(cause, hook))
         .or_else(|| one(cause, init))
         .or_else(|| one(cause, open))
+        .or_else(|| one(cause, store))
+        .or_else(|| one(cause, key))
         .or_else(|| one(cause, target))
         .or_else(|| one(cause, read))
         .or_else(|| one(cause, |error: &PluginError| (Some(plugin(error)), error.hint())))
@@ -184,6 +186,37 @@ fn hook(error: &HookFailure) -> Known {
     (Some(exit), error.hint.clone())
 }
 
+fn store(error: &StoreError) -> Known {
+    let (exit, hint) = match error {
+        StoreError::Address { .. } => (
+            Exit::Config,
+            "as in s3://bucket/prefix, az://container/prefix, file:///folder",
+        ),
+        StoreError::CaFile { .. } => (Exit::Config, "`ca-file` names certificates as PEM"),
+        StoreError::Setup { .. } => (
+            Exit::Config,
+            "check the vault's table in the configuration and the store's variables in the environment",
+        ),
+        StoreError::Unreachable { .. } => (Exit::TryAgain, REACH),
+        StoreError::Denied { .. } => (Exit::Denied, "check the credentials, and what they may do there"),
+        StoreError::Taken { .. } | StoreError::TooLarge { .. } | StoreError::Failed { .. } => return (None, None),
+    };
+    (Some(exit), Some(hint.to_owned()))
+}
+
+fn key(error: &KeyError) -> Known {
+    let hint = match error {
+        KeyError::Empty => "type a passphrase into its file",
+        KeyError::TooShort { .. } => {
+            "a random key: head -c 32 /dev/urandom > FILE; something that a person can type is a `passphrase-file`"
+        }
+        KeyError::RecoveryLength { .. } | KeyError::RecoveryCharacter(_) | KeyError::RecoveryChecksum => {
+            "type it again, as `coffre init` showed it"
+        }
+    };
+    (Some(Exit::Config), Some(hint.to_owned()))
+}
+
 fn target(error: &TargetError) -> Known {
     let hint = match error {
         TargetError::NotEmpty { .. } => "name another target, or say --overwrite to lose what is there",
@@ -224,13 +257,21 @@ fn provider(error: &ProviderError) -> Exit {
     }
 }
 
-fn secret(error: &SecretError) -> Exit {
-    match error {
+fn secret(error: &SecretError) -> Known {
+    let exit = match error {
         SecretError::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Denied,
+        SecretError::Read { source, path } if source.kind() == io::ErrorKind::NotFound => {
+            let hint = format!(
+                "`coffre init VAULT` makes the key of a new vault; if there was one, put it back to {}",
+                path.display()
+            );
+            return (Some(Exit::Config), Some(hint));
+        }
         // A password manager that is locked or slow today.
         SecretError::Failed { .. } | SecretError::TimedOut { .. } => Exit::TryAgain,
         _ => Exit::Config,
-    }
+    };
+    (Some(exit), error.hint())
 }
 
 fn init(error: &InitError) -> Known {
@@ -252,7 +293,7 @@ fn init(error: &InitError) -> Known {
             "add a line like: key = { file = \"/etc/coffre/main.key\" }",
         ),
         InitError::Unreachable { .. } => (Exit::TryAgain, REACH),
-        InitError::Store { .. } => return (None, None),
+        InitError::Store { .. } | InitError::Key { .. } => return (None, None),
     };
     (Some(exit), Some(hint.to_owned()))
 }
@@ -279,16 +320,14 @@ fn open(error: &OpenError) -> Known {
             Exit::Denied,
             "if that is what you want, say `encryption = \"none\"` instead of `key`; else somebody put another vault there",
         ),
-        OpenError::IdChanged { .. } => (
-            Exit::Denied,
-            "somebody put another vault there, or the url changed; if that was you, remove the pin: STATE/vaults/NAME.id in the state folder",
-        ),
+        // Whoever opens it knows where the pin lies, and says so.
+        OpenError::IdChanged { .. } => return (Some(Exit::Denied), None),
         OpenError::Unreachable { .. } => (Exit::TryAgain, REACH),
         OpenError::Damaged { .. } => (
             Exit::Failed,
             "restore the object from the store's own versions if it keeps them",
         ),
-        OpenError::Store { .. } => return (None, None),
+        OpenError::Store { .. } | OpenError::Key { .. } => return (None, None),
         OpenError::Cache { .. } => (
             Exit::Failed,
             "`cache` in the configuration names a folder that you may write",

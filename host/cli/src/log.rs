@@ -58,6 +58,10 @@ fn by_flags(global: &Global) -> String {
     for name in OURS {
         filter.push_str(&format!(",{name}={ours}"));
     }
+    if global.verbose == 0 {
+        // What a job finds worth a warning stands in its result, which is shown when it ends.
+        filter.push_str(",coffre_engine::job=error");
+    }
     filter
 }
 

@@ -16,6 +16,7 @@ mod shape;
 mod stop;
 mod wire;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -25,6 +26,12 @@ use crate::args::Cli;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::report::Report;
+
+/// What stands on stdout with `--json` when nothing else came of it.
+#[derive(serde::Serialize)]
+struct ErrorDocument {
+    error: Report,
+}
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -42,14 +49,21 @@ fn main() -> ExitCode {
         }
     };
     let output = Output::new(&cli.global);
-    match log::start(&cli.global).and_then(|()| command::run(cli, output)) {
-        Ok(exit) => exit.into(),
-        Err(error) => {
+    let run = || log::start(&cli.global).and_then(|()| command::run(cli, output));
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(exit)) => exit.into(),
+        // The panic's own message is on stderr already.
+        Err(_) => {
+            screen::note("hint: this is a fault in Coffre itself; please report it with the lines above");
+            Exit::Failed.into()
+        }
+        Ok(Err(error)) => {
             let report = Report::new(&error);
             screen::above(report.render(output.colour()).as_bytes());
             // With --json there is one document on stdout, also when nothing else came of it.
-            let _ = output.document(&serde_json::json!({ "error": report }));
-            report.exit.into()
+            let exit = report.exit;
+            let _ = output.document(&ErrorDocument { error: report });
+            exit.into()
         }
     }
 }

@@ -94,7 +94,7 @@ pub fn table(headers: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> Strin
     text
 }
 
-/// `1.5 GiB`: powers of 1024, three digits at least once past the bytes.
+/// `1.5 GiB`: powers of 1024, three digits at most.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
@@ -102,21 +102,27 @@ pub fn size(bytes: u64) -> String {
     }
     let mut value = bytes as f64 / 1024.0;
     let mut unit = 0;
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
+    while value >= 1023.5 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
     }
-    format!("{value:.1} {}", UNITS[unit])
+    let digits = if value < 99.95 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    };
+    format!("{} {}", digits.strip_suffix(".0").unwrap_or(&digits), UNITS[unit])
 }
 
-/// `85 ms`, `2.4 s`, `3 min 20 s`, `1 h 05 min`.
+/// `85 ms`, `2.4 s`, `40 s`, `3 min 20 s`, `1 h 05 min`.
 pub fn span(duration: Duration) -> String {
     let ms = duration.as_millis();
     let seconds = duration.as_secs();
     if ms < 1000 {
         format!("{ms} ms")
     } else if ms < 60_000 {
-        format!("{:.1} s", duration.as_secs_f64())
+        let digits = format!("{:.1}", duration.as_secs_f64());
+        format!("{} s", digits.strip_suffix(".0").unwrap_or(&digits))
     } else if seconds < 3600 {
         format!("{} min {:02} s", seconds / 60, seconds % 60)
     } else {
@@ -146,10 +152,14 @@ mod tests {
 
     #[test]
     fn sizes_and_spans_read_well() {
-        let sizes: Vec<String> = [0, 1023, 1024, 1_048_575, 1_048_576, 4 << 30, 8 << 40].map(size).into();
+        let sizes: Vec<String> = [0, 1023, 1024, 1_048_575, 1_048_576, 83_361_792, 900 << 20, 8 << 40]
+            .map(size)
+            .into();
         assert_eq!(
             sizes,
-            ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "1.0 MiB", "4.0 GiB", "8.0 TiB"]
+            [
+                "0 B", "1023 B", "1 KiB", "1 MiB", "1 MiB", "79.5 MiB", "900 MiB", "8 TiB"
+            ]
         );
         let spans: Vec<String> = [85, 2_440, 200_000, 3_900_000]
             .map(|ms| span(Duration::from_millis(ms)))

@@ -140,30 +140,30 @@ impl Rate {
     }
 }
 
-/// `2.4 of 4.2 GiB, 412.0 MiB/s, changed 79.5 MiB, stored 61.2 MiB, 4.1 s left`
-fn describe(disk: &DiskView, rate: f64) -> String {
-    let mut text = format!("{} of {}", size(disk.done_bytes), size(disk.total_bytes));
+/// `2.4 GiB of 4.2 GiB, 412 MiB/s, 4 s left, changed 79.5 MiB, stored 61.2 MiB`: what matters least comes last, where a
+/// narrow terminal cuts it off.
+fn describe(disk: &DiskView, rate: f64) -> Vec<String> {
+    if disk.finished && disk.total_bytes == 0 {
+        return vec!["nothing to read".to_owned()];
+    }
+    let mut words = vec![format!("{} of {}", size(disk.done_bytes), size(disk.total_bytes))];
     if !disk.finished {
-        text.push_str(&format!(", {}/s", size(rate as u64)));
+        words.push(format!("{}/s", size(rate as u64)));
+        let left = disk.total_bytes.saturating_sub(disk.done_bytes) as f64;
+        if left > 0.0 && rate >= 1.0 {
+            // Tenths of a second would only flicker, and nobody waits for 30 years.
+            let seconds = (left / rate).ceil().min(1e9);
+            words.push(format!("{} left", span(Duration::from_secs(seconds as u64))));
+        }
     }
-    if let Some(changed) = disk.changed_bytes {
-        text.push_str(&format!(", changed {}", size(changed)));
-    }
-    if let Some(stored) = disk.stored_bytes {
-        text.push_str(&format!(", stored {}", size(stored)));
-    }
-    let left = disk.total_bytes.saturating_sub(disk.done_bytes);
-    if !disk.finished && left > 0 && rate >= 1.0 {
-        text.push_str(&format!(
-            ", {} left",
-            span(Duration::from_secs_f64((left as f64 / rate).min(1e9)))
-        ));
-    }
-    text
+    words.extend(disk.changed_bytes.map(|bytes| format!("changed {}", size(bytes))));
+    words.extend(disk.stored_bytes.map(|bytes| format!("stored {}", size(bytes))));
+    words
 }
 
 fn percent(disk: &DiskView) -> u64 {
-    if disk.finished {
+    // One that was stopped is finished too, though not done.
+    if disk.finished && disk.done_bytes >= disk.total_bytes {
         100
     } else if disk.total_bytes == 0 {
         0
@@ -221,13 +221,13 @@ impl Painter for Bars {
             if index == self.rows.len() {
                 let above = self.rows.last().map_or(&self.head, |(bar, _)| bar);
                 let bar = screen::bars().insert_after(above, ProgressBar::new(100));
-                bar.set_style(style("  {prefix} [{bar:20}] {percent:>3}% {wide_msg}"));
+                bar.set_style(style("  {prefix} [{bar:12}] {percent:>3}%  {wide_msg}"));
                 self.rows.push((bar, Rate::default()));
             }
             let (bar, rate) = &mut self.rows[index];
             bar.set_prefix(format!("{:width$}", disk.name));
             bar.set_position(percent(disk));
-            bar.set_message(describe(disk, rate.sample(now, disk.done_bytes)));
+            bar.set_message(describe(disk, rate.sample(now, disk.done_bytes)).join("  "));
         }
         let unseen = view.disks.get(MAX_BARS..).unwrap_or_default();
         if !unseen.is_empty() {
@@ -281,31 +281,29 @@ impl Lines {
 
     /// What there is to say since the last look.
     fn lines(&mut self, view: &View, now: Instant) -> Vec<String> {
-        let mut lines = Vec::new();
-        if view.phase != self.phase {
-            self.phase.clone_from(&view.phase);
-            lines.push(format!("{}: {}", self.title, view.phase));
-        }
+        let phase = (view.phase != self.phase).then(|| format!("{}: {}", self.title, view.phase));
+        self.phase.clone_from(&view.phase);
         let next = *self.next.get_or_insert(now + PLAIN_EVERY);
         let due = now >= next;
         if due {
             self.next = Some(now + PLAIN_EVERY);
         }
-        self.rows
-            .resize_with(self.rows.len().max(view.disks.len()), Row::default);
+        let known = self.rows.len();
+        self.rows.resize_with(known.max(view.disks.len()), Row::default);
+        let mut lines = Vec::new();
         for (row, disk) in self.rows.iter_mut().zip(&view.disks) {
             let rate = row.rate.sample(now, disk.done_bytes);
             let just_finished = disk.finished && !row.finished;
             row.finished = disk.finished;
             if just_finished || (due && !disk.finished && disk.total_bytes > 0) {
-                lines.push(format!(
-                    "{}: {} {} %, {}",
-                    self.title,
-                    disk.name,
-                    percent(disk),
-                    describe(disk, rate)
-                ));
+                let how_far = describe(disk, rate).join(", ");
+                lines.push(format!("{}: {} {} %, {how_far}", self.title, disk.name, percent(disk)));
             }
+        }
+        // Disks that were there before end in the phase before; new ones begin in the new one.
+        let place = if known > 0 { lines.len() } else { 0 };
+        if let Some(phase) = phase {
+            lines.insert(place, phase);
         }
         lines
     }
@@ -369,8 +367,8 @@ mod tests {
         insta::assert_snapshot!(said.join("\n"), @r"
         web01: snapshot
         web01: transfer
-        web01: vda 50 %, 2.0 GiB of 4.0 GiB, 51.2 MiB/s, changed 80.0 MiB, stored 61.0 MiB, 40.0 s left
-        web01: vda 100 %, 4.0 GiB of 4.0 GiB, changed 80.0 MiB, stored 61.0 MiB
+        web01: vda 50 %, 2 GiB of 4 GiB, 51.2 MiB/s, 40 s left, changed 80 MiB, stored 61 MiB
+        web01: vda 100 %, 4 GiB of 4 GiB, changed 80 MiB, stored 61 MiB
         ");
     }
 

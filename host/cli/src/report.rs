@@ -43,6 +43,11 @@ impl Report {
 
     /// Lines that end with a newline. `colour` is for terminals only.
     pub fn render(&self, colour: bool) -> String {
+        self.render_for("", colour)
+    }
+
+    /// The same where several things may fail: `about` stands before the message.
+    pub fn render_for(&self, about: &str, colour: bool) -> String {
         let paint = |code: &str, word: &str| {
             if colour {
                 format!("\x1b[1;{code}m{word}\x1b[0m")
@@ -52,7 +57,7 @@ impl Report {
         };
         let mut text = String::new();
         // Writing to a String does not fail.
-        let _ = writeln!(text, "{}: {}", paint("31", "error"), self.message.trim_end());
+        let _ = writeln!(text, "{}: {about}{}", paint("31", "error"), self.message.trim_end());
         for cause in &self.causes {
             let _ = writeln!(text, "  cause: {}", cause.trim_end().replace('\n', "\n         "));
         }

@@ -5,10 +5,13 @@ use coffre_engine::Chain;
 use coffre_engine::config::{Config, KeyConfig, KeyKind, VaultConfig};
 use coffre_engine::secret::SecretSource;
 use coffre_engine::state::State;
-use coffre_vault::{Credential, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault};
+use coffre_vault::{
+    Credential, OpenError, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault,
+};
 use zeroize::Zeroizing;
 
 use crate::args::Global;
+use crate::exit::{Complaint, Exit};
 
 /// The configuration that the command line and the environment name.
 pub fn config(global: &Global) -> anyhow::Result<Config> {
@@ -40,7 +43,20 @@ pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVaul
         expect_id: pinned,
         allow_unencrypted: settings.key.is_none(),
     };
-    let vault = Vault::open(store, credential, options).await.with_context(doing)?;
+    let vault = match Vault::open(store, credential, options).await {
+        Err(error @ OpenError::IdChanged { .. }) => {
+            let hint = format!(
+                "somebody put another vault there, or the url changed; if that was you, remove {}",
+                state.vault_pin(name).display()
+            );
+            return Err(error).context(Complaint {
+                exit: Exit::Denied,
+                text: doing(),
+                hint: Some(hint),
+            });
+        }
+        opened => opened.with_context(doing)?,
+    };
     if pinned.is_none() {
         remember(&state, name, &vault);
     }

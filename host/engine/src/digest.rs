@@ -155,12 +155,13 @@ impl BaseDigests {
         })
     }
 
-    /// Fills `digests` from block `first` on. What lies past the base's end, or cannot be read, is unknown.
+    /// Fills `digests` from block `first` on. What lies past the base's end is zero, as in its map; what cannot be read is
+    /// unknown.
     pub fn read(&self, first: u64, digests: &mut [Digest]) {
         let known_blocks = self.size_bytes.div_ceil(BLOCK_BYTES);
         let known = known_blocks.saturating_sub(first).min(digests.len() as u64) as usize;
         let (inside, outside) = digests.split_at_mut(known);
-        outside.fill(UNKNOWN);
+        outside.fill(ZERO);
         let offset = HEADER_BYTES + first * DIGEST_BYTES as u64;
         if self.file.read_exact_at(inside.as_flattened_mut(), offset).is_err() {
             inside.fill(UNKNOWN);
@@ -355,8 +356,9 @@ mod tests {
         let mut digests = [[1; 12]; 6];
         base.read(2, &mut digests);
         assert_eq!(digests, [ZERO, [9; 12], UNKNOWN, ZERO, ZERO, ZERO]);
+        digests.fill([1; 12]);
         base.read(78, &mut digests);
-        assert_eq!(digests, [ZERO, ZERO, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]);
+        assert_eq!(digests, [ZERO; 6]);
         base.forget(3..4).unwrap();
         base.sync().unwrap();
         base.rebind(&binding(2)).unwrap();

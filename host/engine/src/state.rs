@@ -153,9 +153,14 @@ impl State {
         replace(&path, &bytes)
     }
 
+    /// The file that holds the pinned id of the vault that the config calls `name`; removing it forgets the pin.
+    pub fn vault_pin(&self, name: &str) -> PathBuf {
+        self.folder.join("vaults").join(format!("{name}.id"))
+    }
+
     /// The id that this host has pinned for the vault that the config calls `name`.
     pub fn pinned_vault(&self, name: &str) -> Result<Option<VaultId>, StateError> {
-        let path = self.folder.join("vaults").join(format!("{name}.id"));
+        let path = self.vault_pin(name);
         match fs::read_to_string(&path) {
             Ok(text) => match text.trim().parse() {
                 Ok(id) => Ok(Some(id)),

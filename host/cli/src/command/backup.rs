@@ -8,7 +8,7 @@ use anyhow::Context;
 use coffre_engine::config::Config;
 use coffre_engine::job::{self, BackupReport};
 use coffre_engine::journal::JobOutcome;
-use coffre_engine::progress::{Cancel, Progress, ProgressView};
+use coffre_engine::progress::{Cancel, Phase, Progress, ProgressView};
 use coffre_sandbox::PluginCatalog;
 use coffre_vault::{NoteLevel, Vault};
 use serde::Serialize;
@@ -200,7 +200,11 @@ impl Shared {
 }
 
 fn view(job: &ProgressView) -> View {
-    let mut phase = job.phase.to_string();
+    let mut phase = match job.phase {
+        // Whether well or not is said by the result.
+        Phase::End => "ended".to_owned(),
+        phase => phase.to_string(),
+    };
     if let Some(step) = &job.step {
         phase.push_str(&format!(" ({step})"));
     }
@@ -248,17 +252,16 @@ fn tell(machine: &str, ran: Ran, several: bool, unattended: bool, output: &Outpu
             entry.notes = report.notes.iter().map(NoteShape::new).collect();
         }
         Err(error) => {
-            let mut shown = Report::new(&error);
-            if several && !shown.message.contains(machine) {
-                shown.message = format!("{machine}: {}", shown.message);
-            }
-            entry.outcome = if shown.exit == Exit::Cancelled {
-                "cancelled"
-            } else {
-                "failed"
-            };
+            let shown = Report::new(&error);
+            let about = if several { format!("{machine}: ") } else { String::new() };
             entry.exit_code = shown.exit_code;
-            screen::above(shown.render(output.colour()).as_bytes());
+            if shown.exit == Exit::Cancelled {
+                entry.outcome = "cancelled";
+                screen::note(&format!("{machine}: cancelled, no point was written"));
+            } else {
+                entry.outcome = "failed";
+                screen::above(shown.render_for(&about, output.colour()).as_bytes());
+            }
             entry.error = Some(shown);
         }
     }
@@ -305,7 +308,9 @@ fn lines(report: &BackupReport, all: bool) -> Vec<String> {
             .map(|ms| format!(", applications held {}", span(Duration::from_millis(ms))));
         lines.push(format!("  hooks: {}{}", names.join(", "), held.unwrap_or_default()));
     }
-    for note in report.notes.iter().filter(|note| all || note.level != NoteLevel::Info) {
+    // What the second line says already.
+    let notes = report.notes.iter().filter(|note| note.code != "downgraded");
+    for note in notes.filter(|note| all || note.level != NoteLevel::Info) {
         let level = NoteShape::new(note).level;
         let disk = note.disk.as_ref().map(|disk| format!("{disk}: ")).unwrap_or_default();
         lines.push(format!("  {level}: {disk}{}", note.text));

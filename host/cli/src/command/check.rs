@@ -8,7 +8,7 @@ use coffre_sandbox::PluginCatalog;
 use serde::Serialize;
 
 use crate::args::Global;
-use crate::exit::Exit;
+use crate::exit::{Complaint, Exit};
 use crate::machine::Parts;
 use crate::output::{Output, count, size};
 use crate::report::Report;
@@ -129,6 +129,17 @@ async fn look(
     let parts = Parts::load(config, catalog, machine).await?;
     checked.provider = Some(parts.provider.identity());
     let told = machine.machine();
+    let outside = parts.provider.describe().await?.runs_outside;
+    for hook in machine.hooks.iter().filter_map(|name| config.hooks.get(name)) {
+        if outside && hook.on.is_none() {
+            let text = format!(
+                "hook `{}` does not say where it runs, and {} is not this host",
+                hook.name, machine.name
+            );
+            let hint = format!("add `on = \"host\"` or `on = \"agent\"` to [hook.{}]", hook.name);
+            checked.errors.push(Report::new(&Complaint::config(text, hint).into()));
+        }
+    }
     let disks = parts.provider.discover(&told).await?;
     let selected: Vec<DiskId> = disks
         .iter()
@@ -222,7 +233,8 @@ fn say(checked: &Checked, output: &Output) -> anyhow::Result<()> {
         ))?;
     }
     for error in &checked.errors {
-        screen::above(error.render(output.colour()).as_bytes());
+        let named = format!("{}: ", checked.machine);
+        screen::above(error.render_for(&named, output.colour()).as_bytes());
     }
     Ok(())
 }

@@ -11,7 +11,34 @@ use crate::output::Output;
 use crate::wire;
 
 /// Configurations to start from: name, what it is for, text.
-const EXAMPLES: [(&str, &str, &str); 1] = [("full", "every key there is, explained", EXAMPLE)];
+const EXAMPLES: [(&str, &str, &str); 6] = [
+    ("full", "every key there is, explained", EXAMPLE),
+    (
+        "local",
+        "the smallest: images into a folder on another disk",
+        include_str!("../../../../examples/local.toml"),
+    ),
+    (
+        "nas",
+        "virtual machines on XFS or Btrfs, every night to a NAS",
+        include_str!("../../../../examples/nas.toml"),
+    ),
+    (
+        "s3",
+        "to S3, or anything that speaks it",
+        include_str!("../../../../examples/s3.toml"),
+    ),
+    (
+        "azure",
+        "to Azure Blob Storage",
+        include_str!("../../../../examples/azure.toml"),
+    ),
+    (
+        "postgres",
+        "a host whose PostgreSQL is backed up at rest",
+        include_str!("../../../../examples/postgres.toml"),
+    ),
+];
 
 pub async fn run(command: &ConfigCommand, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     match command {
@@ -38,7 +65,7 @@ fn list(output: &Output) -> anyhow::Result<Exit> {
         .map(|(name, about, _)| json!({ "name": name, "about": about }))
         .collect();
     for (name, about, _) in EXAMPLES {
-        output.result(format!("{name}  {about}\n"))?;
+        output.result(format!("{name:9} {about}\n"))?;
     }
     output.document(&json!({ "examples": names }))?;
     Ok(Exit::Done)

@@ -8,13 +8,11 @@ use coffre_engine::state::State;
 use coffre_vault::StepOutcome;
 use serde::Serialize;
 
-use crate::args::{Global, JobsArgs, JobsCommand};
+use crate::args::{Global, JobsArgs, JobsCommand, JobsList};
 use crate::exit::{Complaint, Exit};
 use crate::output::{Output, size, span, table, time};
 use crate::shape::NoteShape;
 use crate::wire;
-
-const LISTED: usize = 20;
 
 #[derive(Serialize)]
 struct Document {
@@ -25,17 +23,17 @@ pub fn run(args: &JobsArgs, global: &Global, output: &Output) -> anyhow::Result<
     let config = wire::config(global)?;
     let state = State::new(&config.coffre.state);
     match &args.command {
-        None => list(&state, None, LISTED, output),
-        Some(JobsCommand::List { machine, limit }) => list(&state, machine.as_deref(), *limit, output),
+        None => list(&state, &args.list, output),
+        Some(JobsCommand::List(args)) => list(&state, args, output),
         Some(JobsCommand::Show { id }) => show(&state, id, output),
     }
 }
 
 /// Newest first.
-fn list(state: &State, machine: Option<&str>, limit: usize, output: &Output) -> anyhow::Result<Exit> {
-    let mut jobs = job::jobs(state, machine)?;
+fn list(state: &State, args: &JobsList, output: &Output) -> anyhow::Result<Exit> {
+    let mut jobs = job::jobs(state, args.machine.as_deref())?;
     jobs.reverse();
-    jobs.truncate(limit);
+    jobs.truncate(args.limit);
     if jobs.is_empty() {
         output.line("there were no jobs yet")?;
     } else {

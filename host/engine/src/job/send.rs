@@ -226,7 +226,8 @@ pub(super) async fn commit(
                     run.record(Event::SessionOver { session: number, why })?;
                     Err(JobError::Commit(error))
                 }
-                CommitError::Write(_) => Err(JobError::Commit(error)),
+                // Told before the point was sent, or by what stands in its place.
+                _ => Err(JobError::Commit(error)),
             }
         }
     }

@@ -131,7 +131,7 @@ async fn create_point(
         }
     }
     let source = last.map_or_else(|| Cause::text("nothing was tried"), |error| Cause::of(&error));
-    Err(CommitError::Unknown { source })
+    Err(CommitError::Unknown(source))
 }
 
 /// What stands where our point should.

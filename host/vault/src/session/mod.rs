@@ -99,7 +99,7 @@ pub enum CommitError {
     OtherPoint,
     /// Neither yes nor no. The very same bytes may be sent again later.
     #[error("whether the point is in the vault cannot be known")]
-    Unknown { source: Cause },
+    Unknown(#[source] Cause),
     #[error("the commit cannot be read")]
     Read(#[from] ReadError),
 }
