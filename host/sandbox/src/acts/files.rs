@@ -85,7 +85,7 @@ fn modified_ns(found: &Stat) -> u64 {
     let seconds = u64::try_from(found.st_mtime).unwrap_or(0);
     seconds
         .saturating_mul(1_000_000_000)
-        .saturating_add(found.st_mtime_nsec as u64)
+        .saturating_add(found.st_mtime_nsec)
 }
 
 /// From linux/magic.h, and for those that are not there from their own sources (XFS, ZFS, bcachefs, Ceph, SMB).

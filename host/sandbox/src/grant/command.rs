@@ -48,7 +48,8 @@ impl CommandPattern {
             found = found
                 .into_iter()
                 .flat_map(|start: Vec<Vec<Piece>>| {
-                    ways.iter().map(move |way| [start.as_slice(), &[way.clone()]].concat())
+                    ways.iter()
+                        .map(move |way| [start.as_slice(), std::slice::from_ref(way)].concat())
                 })
                 .collect();
         }

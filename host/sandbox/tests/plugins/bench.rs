@@ -14,7 +14,7 @@ use crate::{CATALOG, machine, settings_for, take};
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout)]
 async fn a_fragmented_image_is_compared_quickly() {
-    let xfs = Xfs::mount("6G");
+    let xfs = Xfs::mount("2G");
     let path = xfs.path().join("root.img");
     let file = OpenOptions::new()
         .write(true)
@@ -22,7 +22,7 @@ async fn a_fragmented_image_is_compared_quickly() {
         .open(&path)
         .expect("an image");
     let megabyte = vec![1; 1024 * 1024];
-    for number in 0..4096 {
+    for number in 0..1024 {
         file.write_all_at(&megabyte, number * 1024 * 1024).expect("bytes");
     }
     let settings = settings_for(xfs.path());
@@ -37,7 +37,7 @@ async fn a_fragmented_image_is_compared_quickly() {
     }];
     provider.settle(&machine(&settings), &keep).await.expect("settled");
     for number in 0..20_000_u64 {
-        file.write_all_at(&[2; 4096], (number * 7919 % 1_048_576) * 4096)
+        file.write_all_at(&[2; 4096], (number * 7919 % 262_144) * 4096)
             .expect("bytes");
     }
     let started = Instant::now();

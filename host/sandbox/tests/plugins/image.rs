@@ -99,6 +99,20 @@ async fn wrong_settings_are_told_apart() {
 }
 
 #[tokio::test]
+async fn the_smallest_plugin_of_the_examples_works() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), b"bytes").expect("bytes");
+    let settings = json!({ "file": file.path() });
+    let provider = load("plugin-smallest-rust", &settings).await.expect("it loads");
+    assert_eq!(
+        provider.discover(&machine(&settings)).await.expect("disks")[0].size_bytes,
+        5
+    );
+    let taken = take(&provider, &settings, "job-1", &["disk"]).await;
+    assert!(matches!(taken.disks[0].source, Source::File { .. }));
+}
+
+#[tokio::test]
 async fn two_images_of_one_name_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("a.img"), b"").expect("an image");

@@ -199,7 +199,7 @@ async fn a_crash_after_take_leaves_what_held_finds() {
     fill(&image(xfs.path(), "root.img", 64 * KIB), 0, 4 * KIB, 1);
     let settings = settings_for(xfs.path());
     take(
-        &*load("reflink", &settings).await.expect("it loads"),
+        &load("reflink", &settings).await.expect("it loads"),
         &settings,
         "job-1",
         &["root"],

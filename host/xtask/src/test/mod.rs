@@ -25,6 +25,14 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     command::run(&mut workspace.cargo(&["build", "--workspace", "--bins"])).context("build coffre")?;
     command::run(&mut workspace.cargo(&["test", "--workspace", "--no-run", "--quiet"])).context("build the tests")?;
 
+    if arguments.is_empty() {
+        // The plugins' own tests are of code that is the same on every target, so they run on this one.
+        let mut plugins = workspace.cargo(&["test", "--workspace", "--locked", "--quiet"]);
+        plugins.current_dir(workspace.root.join("plugins"));
+        plugins.env("CARGO_TARGET_DIR", workspace.made("plugins-host"));
+        command::run(&mut plugins).context("test the plugins")?;
+    }
+
     let servers = Servers::start(workspace)?;
     let mut cargo = workspace.cargo(&["test"]);
     let picks = |argument: &String| matches!(argument.as_str(), "-p" | "--package" | "--workspace");
