@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::args::Global;
+use crate::screen;
 
 /// Where a command's results go. Progress and logs go to stderr, never here.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +67,11 @@ impl Output {
 
 /// A reader that has gone (`coffre points | head -1`) is no failure.
 fn write_stdout(text: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    let written = screen::beside_the_bars(|| {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+    });
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("write to stdout"),
     }

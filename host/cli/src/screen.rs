@@ -15,16 +15,20 @@ pub fn bars() -> &'static MultiProgress {
     BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND)))
 }
 
-/// Writes to stderr, above the bars if there are any. That it cannot be written is nothing anybody could be told.
-pub fn above(text: &[u8]) {
-    let write = || {
-        let mut stderr = io::stderr().lock();
-        let _ = stderr.write_all(text).and_then(|()| stderr.flush());
-    };
+/// Does what writes to the terminal while the bars are out of the way.
+pub fn beside_the_bars<T>(write: impl FnOnce() -> T) -> T {
     match BARS.get() {
         Some(bars) => bars.suspend(write),
         None => write(),
     }
+}
+
+/// Writes to stderr, above the bars if there are any. That it cannot be written is nothing anybody could be told.
+pub fn above(text: &[u8]) {
+    beside_the_bars(|| {
+        let mut stderr = io::stderr().lock();
+        let _ = stderr.write_all(text).and_then(|()| stderr.flush());
+    });
 }
 
 /// A line on stderr.
