@@ -300,8 +300,9 @@ impl Lines {
                 lines.push(format!("{}: {} {} %, {how_far}", self.title, disk.name, percent(disk)));
             }
         }
-        // Disks that were there before end in the phase before; new ones begin in the new one.
-        let place = if known > 0 { lines.len() } else { 0 };
+        // Disks that were there before, or have ended already, ended in the phase before; others begin in the new one.
+        let ended = known > 0 || view.disks.iter().all(|disk| disk.finished);
+        let place = if ended { lines.len() } else { 0 };
         if let Some(phase) = phase {
             lines.insert(place, phase);
         }

@@ -244,8 +244,12 @@ fn tell(machine: &str, ran: Ran, several: bool, unattended: bool, output: &Outpu
                 report.outcome != JobOutcome::Done || report.notes.iter().any(|note| note.level != NoteLevel::Info);
             // Silence of a cron job means that all is well.
             if serious || !unattended || output.terminal || output.verbose > 0 {
-                for line in lines(&report, output.verbose > 0) {
-                    output.line(line)?;
+                let text = lines(&report, output.verbose > 0).join("\n");
+                // Bad news is said however quiet.
+                if serious {
+                    output.result(text + "\n")?
+                } else {
+                    output.line(text)?
                 }
             }
             entry.point = Some(PointShape::new(&report.vault, &report.point));

@@ -281,7 +281,7 @@ async fn write_disks(vault: &NamedVault, point: &Point, place: &Place, output: &
     let title = format!("{}@{}", point.machine, point.number);
     let watch = Watch::start(Style::choose(output, false), &title, move || view(&rows));
     let handle = tokio::runtime::Handle::current();
-    let mut work = tokio::task::spawn_blocking(move || restore::run(plan, &handle));
+    let mut work = tokio::task::spawn_blocking(move || restore::run(plan, &handle).map_err(anyhow::Error::new));
     let done = tokio::select! {
         done = &mut work => done,
         stopped = stop::asked() => {
