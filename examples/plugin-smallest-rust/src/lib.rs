@@ -42,7 +42,12 @@ impl Provider for Smallest {
         }])
     }
 
-    fn take(machine: &Machine, _request: &Request) -> Result<Snapshot, Failure> {
+    fn take(machine: &Machine, request: &Request) -> Result<Snapshot, Failure> {
+        if request.disks != ["disk"] {
+            return Err(Failure::NotFound(
+                "there is one disk, and it is called `disk`".to_owned(),
+            ));
+        }
         let Settings { file } = settings(machine)?;
         let size_bytes = storage::stat(&file)?.size_bytes;
         Ok(Snapshot {

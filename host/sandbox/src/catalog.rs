@@ -117,6 +117,8 @@ pub struct PluginCatalog {
 struct Found {
     component: ComponentFile,
     origin: Origin,
+    /// Its digest is one that ships, pinned or not.
+    ships: bool,
     installed: InstalledPlugin,
 }
 
@@ -173,6 +175,7 @@ impl PluginCatalog {
             Found {
                 component,
                 origin,
+                ships: shipped,
                 installed,
             }
         } else {
@@ -332,6 +335,7 @@ impl PluginCatalog {
         Ok(Found {
             component,
             origin,
+            ships: shipped,
             installed,
         })
     }
@@ -372,9 +376,7 @@ impl PluginCatalog {
         };
         match (&found.installed.grant, manifest) {
             (Some(table), _) => Ok((GrantTable::from_config(table).map_err(bad)?, false)),
-            (None, Some(manifest)) if found.origin == Origin::Shipped => {
-                Ok((GrantTable::from_asks(&manifest.asks).map_err(bad)?, true))
-            }
+            (None, Some(manifest)) if found.ships => Ok((GrantTable::from_asks(&manifest.asks).map_err(bad)?, true)),
             (None, _) => Ok((GrantTable::default(), false)),
         }
     }

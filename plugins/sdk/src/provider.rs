@@ -65,7 +65,9 @@ impl contract::GuestChangeList for Listing {
 fn say_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| log::write(log::Level::Error, &panic.to_string())));
+        std::panic::set_hook(Box::new(|panic| {
+            log::write(log::Level::Error, &panic.to_string().replace('\n', " "))
+        }));
     });
 }
 

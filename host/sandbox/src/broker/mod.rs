@@ -175,6 +175,9 @@ impl Broker {
     pub fn sync(&self, path: &str) -> Done<()> {
         let place = self.place(GrantKind::StorageWrite, path)?;
         let there = resolve::open(&place, OFlags::PATH).map_err(|errno| said(path, "open", errno))?;
+        if acts::kind_of(there.as_fd()).map_err(|error| acted(path, error))? != Kind::RegularFile {
+            return Err(Failure::new(FailureKind::Failed, format!("{path} is no regular file")));
+        }
         let opened = resolve::again(&there, OFlags::RDONLY).map_err(|errno| said(path, "open", errno))?;
         let (parent, _) = resolve::parent(&place).map_err(|errno| said(path, "open the folder of", errno))?;
         acts::sync(opened.as_fd(), parent.as_fd()).map_err(|error| acted(path, error))

@@ -237,7 +237,7 @@ pub(crate) enum Refusal {
         kind: GrantKind,
         what: String,
     },
-    /// Granted, but the manifest does not ask for it.
+    /// The manifest does not ask for it, so no grant helps.
     NotAsked {
         kind: GrantKind,
         what: String,
@@ -260,7 +260,7 @@ impl Refusal {
                 )
             }
             Self::NotAsked { kind, what } => {
-                format!("the plugin `{plugin}` is granted {kind} = [{what}], but its manifest does not ask for it")
+                format!("the plugin `{plugin}` may not have {kind} {what}: its manifest does not ask for it")
             }
         }
     }
@@ -287,13 +287,11 @@ impl Permissions {
     pub fn path(&self, kind: GrantKind, path: &str) -> Result<Place, Refusal> {
         let parts = components(path).ok_or_else(|| Refusal::NoPath(path.chars().take(200).collect()))?;
         let what = format!("{path:?}");
-        let Some(place) = self.granted.place(kind, &parts) else {
-            return Err(Refusal::NotGranted { kind, what });
-        };
         if self.asked.place(kind, &parts).is_none() {
             return Err(Refusal::NotAsked { kind, what });
         }
-        Ok(place)
+        let place = self.granted.place(kind, &parts);
+        place.ok_or(Refusal::NotGranted { kind, what })
     }
 
     /// A name, or an address.
@@ -306,10 +304,10 @@ impl Permissions {
                 .any(|granted| granted == word)
         };
         let what = format!("{word:?}");
-        match (covers(&self.granted), covers(&self.asked)) {
+        match (covers(&self.asked), covers(&self.granted)) {
             (true, true) => Ok(()),
-            (false, _) => Err(Refusal::NotGranted { kind, what }),
-            (true, false) => Err(Refusal::NotAsked { kind, what }),
+            (false, _) => Err(Refusal::NotAsked { kind, what }),
+            (true, false) => Err(Refusal::NotGranted { kind, what }),
         }
     }
 
@@ -321,10 +319,10 @@ impl Permissions {
             .chain(arguments.iter().map(String::as_str))
             .collect();
         let what = format!("{words:?}");
-        match (covers(&self.granted), covers(&self.asked)) {
+        match (covers(&self.asked), covers(&self.granted)) {
             (true, true) => Ok(()),
-            (false, _) => Err(Refusal::NotGranted { kind, what }),
-            (true, false) => Err(Refusal::NotAsked { kind, what }),
+            (false, _) => Err(Refusal::NotAsked { kind, what }),
+            (true, false) => Err(Refusal::NotGranted { kind, what }),
         }
     }
 }

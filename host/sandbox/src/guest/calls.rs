@@ -9,7 +9,7 @@ use wasmtime::component::Resource;
 
 use super::bindings::coffre::plugin as wit;
 use super::instance::GuestState;
-use super::log::{Verdict, plain};
+use super::log::{Verdict, plain_line};
 use crate::broker::{Broker, Failure, FailureKind, LONGEST_SLEEP, Program};
 use crate::grant::GrantKind;
 use crate::limits::{LOG_LINE_BYTES, OUTPUT_BYTES};
@@ -60,7 +60,7 @@ impl wit::log::Host for GuestState {
         if dropped > 0 {
             tracing::warn!(plugin, dropped, "the plugin logs too fast; lines were dropped");
         }
-        let message = plain(&message, LOG_LINE_BYTES);
+        let message = plain_line(&message, LOG_LINE_BYTES);
         match level {
             wit::log::Level::Debug => tracing::debug!(plugin, "{message}"),
             wit::log::Level::Info => tracing::info!(plugin, "{message}"),

@@ -60,7 +60,7 @@ pub(crate) fn plain(text: &str, at_most: usize) -> String {
     }
     let clean = text[..end].trim_end().chars().map(|letter| match letter {
         '\n' | '\t' => letter,
-        letter if letter.is_control() => '\u{FFFD}',
+        letter if letter.is_control() || turns_direction(letter) => '\u{FFFD}',
         letter => letter,
     });
     let mut clean: String = clean.collect();
@@ -68,6 +68,16 @@ pub(crate) fn plain(text: &str, at_most: usize) -> String {
         clean.push('…');
     }
     clean
+}
+
+/// As [`plain`], on one line.
+pub(crate) fn plain_line(text: &str, at_most: usize) -> String {
+    plain(text, at_most).replace(['\n', '\t'], " ")
+}
+
+/// Marks that make text read in another order than it is written.
+fn turns_direction(letter: char) -> bool {
+    matches!(letter, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -90,5 +100,7 @@ mod tests {
     fn a_text_is_cut_at_a_letter_and_cannot_steer_a_terminal() {
         assert_eq!(plain("\u{1b}[2Jhello\r\n", LOG_LINE_BYTES), "\u{FFFD}[2Jhello");
         assert_eq!(plain("äää", 3), "ä…");
+        assert_eq!(plain("a\u{202E}b", 64), "a\u{FFFD}b");
+        assert_eq!(plain_line("one\ntwo", 64), "one two");
     }
 }

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use coffre_engine::{Base, Changes, DiskId, SnapshotId, SnapshotProvider};
 
-use crate::xfs::Xfs;
+use crate::mounted::{Kind, Mounted};
 use crate::{CATALOG, machine, settings_for, take};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 #[allow(clippy::print_stdout)]
 async fn a_fragmented_image_is_compared_quickly() {
-    let xfs = Xfs::mount("2G");
+    let xfs = Mounted::new(Kind::Xfs, "2G");
     let path = xfs.path().join("root.img");
     let file = OpenOptions::new()
         .write(true)

@@ -2,11 +2,12 @@
 //! plugins`.
 
 mod bench;
+mod conformance;
 mod hostile;
 mod image;
+mod mounted;
 mod reflink;
 mod refused;
-mod xfs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

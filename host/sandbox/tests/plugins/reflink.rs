@@ -12,7 +12,7 @@ use coffre_engine::{
 use coffre_sandbox::WasmProvider;
 use serde_json::{Value, json};
 
-use crate::xfs::Xfs;
+use crate::mounted::{Kind, Mounted};
 use crate::{load, machine, settings_for, take};
 
 const KIB: u64 = 1024;
@@ -68,8 +68,17 @@ async fn changed(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clone_shows_its_instant_and_the_next_one_what_changed() {
-    let xfs = Xfs::mount("400M");
+async fn on_xfs_a_clone_shows_its_instant_and_the_next_one_what_changed() {
+    clones_show_what_changed(Kind::Xfs).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_btrfs_a_clone_shows_its_instant_and_the_next_one_what_changed() {
+    clones_show_what_changed(Kind::Btrfs).await;
+}
+
+async fn clones_show_what_changed(kind: Kind) {
+    let xfs = Mounted::new(kind, "400M");
     let root = image(xfs.path(), "root.img", 1024 * KIB);
     fill(&root, 0, 512 * KIB, 1);
     let data = image(xfs.path(), "data.img", 256 * KIB);
@@ -195,7 +204,7 @@ async fn a_clone_shows_its_instant_and_the_next_one_what_changed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_after_take_leaves_what_held_finds() {
-    let xfs = Xfs::mount("400M");
+    let xfs = Mounted::new(Kind::Xfs, "400M");
     fill(&image(xfs.path(), "root.img", 64 * KIB), 0, 4 * KIB, 1);
     let settings = settings_for(xfs.path());
     take(
@@ -217,7 +226,7 @@ async fn a_crash_after_take_leaves_what_held_finds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disks_that_are_written_to_in_between_are_not_one_instant() {
-    let xfs = Xfs::mount("400M");
+    let xfs = Mounted::new(Kind::Xfs, "400M");
     let root = image(xfs.path(), "root.img", 64 * KIB);
     let data = image(xfs.path(), "data.img", 64 * KIB);
     fill(&data, 0, 4 * KIB, 1);
@@ -248,7 +257,7 @@ async fn disks_that_are_written_to_in_between_are_not_one_instant() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_extents_and_file_systems_without_clones_are_found_by_check() {
-    let xfs = Xfs::mount("400M");
+    let xfs = Mounted::new(Kind::Xfs, "400M");
     let root = image(xfs.path(), "root.img", 1024 * KIB);
     for number in 0..64 {
         fill(&root, number * 16 * KIB, 4 * KIB, 1);

@@ -1,18 +1,24 @@
-//! A small XFS in a file, mounted for a test.
+//! A small file system that makes clones, in a file, mounted for a test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-pub struct Xfs {
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Xfs,
+    Btrfs,
+}
+
+pub struct Mounted {
     mount: PathBuf,
     _folder: TempDir,
 }
 
-impl Xfs {
+impl Mounted {
     /// mkfs.xfs makes nothing smaller than 300 MB; the file is sparse.
-    pub fn mount(size: &str) -> Self {
+    pub fn new(kind: Kind, size: &str) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "mounting a file system needs root: run the tests as root"
@@ -21,10 +27,13 @@ impl Xfs {
         let (image, mount) = (folder.path().join("xfs.image"), folder.path().join("mnt"));
         std::fs::create_dir(&mount).expect("a folder");
         run(Command::new("truncate").args(["-s", size]).arg(&image), "coreutils");
-        run(
-            Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image),
-            "xfsprogs",
-        );
+        match kind {
+            Kind::Xfs => run(
+                Command::new("mkfs.xfs").args(["-q", "-m", "reflink=1"]).arg(&image),
+                "xfsprogs",
+            ),
+            Kind::Btrfs => run(Command::new("mkfs.btrfs").arg("-q").arg(&image), "btrfs-progs"),
+        }
         run(
             Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mount),
             "mount",
@@ -37,7 +46,7 @@ impl Xfs {
     }
 }
 
-impl Drop for Xfs {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.mount).status();
     }
