@@ -4,7 +4,6 @@ mod disks;
 
 pub use disks::same_bytes;
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -19,6 +18,8 @@ use crate::plugins;
 use crate::workspace::Workspace;
 
 const MACHINE: &str = "shop";
+/// Hooks that ship, as the configuration names them.
+const SCRIPTS: [&str; 2] = ["sync.rhai", "quickstart.rhai"];
 
 /// What one backup says it did, summed over the disks.
 #[derive(Debug)]
@@ -124,18 +125,15 @@ impl Place {
     }
 
     fn write_config(&self, workspace: &Workspace) -> Result<()> {
-        // The script's folder has to be one that only its owner can write, so it gets a copy.
+        // The scripts' folder has to be one that only its owner can write, so they are copied.
         let scripts = self.folder.join("scripts");
         fs::create_dir(&scripts).context("make the scripts' folder")?;
-        let script = scripts.join("sync.rhai");
-        fs::copy(workspace.root.join("scripts/sync.rhai"), &script).context("copy the hook's script")?;
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o600)).context("make the script private")?;
-        let sync = command::find("sync").context("sync is not there")?;
-        let text = format!(
-            include_str!("coffre.toml"),
-            machine = MACHINE,
-            sync = toml_text(sync.canonicalize().context("find sync")?.as_os_str())?,
-        );
+        for name in SCRIPTS {
+            let script = scripts.join(name);
+            fs::copy(workspace.root.join("scripts").join(name), &script).with_context(|| format!("copy {name}"))?;
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o600)).context("make the script private")?;
+        }
+        let text = format!(include_str!("coffre.toml"), machine = MACHINE);
         let config = self.config();
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).context("make the configuration private")
@@ -261,10 +259,6 @@ fn keep_copies(from: &Path, to: &Path) -> Result<()> {
         )?;
     }
     Ok(())
-}
-
-fn toml_text(text: &OsStr) -> Result<String> {
-    Ok(toml::Value::String(text.to_str().context("a path is not UTF-8")?.to_owned()).to_string())
 }
 
 /// Bytes as a person reads them.
