@@ -86,7 +86,14 @@ impl Contender {
                 let text = format!(
                     "[coffre]\nstate = \"state\"\ncache = \"cache\"\nplugins = \"plugins.d\"\n\n\
                      [vault.main]\nurl = \"vault\"\nkey = {{ file = \"main.key\" }}\n\n\
-                     [machine.{MACHINE}]\nprovider = \"{provider}\"\nsettings = {{ images = \"images\" }}\n"
+                     [machine.{MACHINE}]\nprovider = \"{provider}\"\nsettings = {{ images = {} }}\n",
+                    toml::Value::String(
+                        folder
+                            .join("images")
+                            .to_str()
+                            .context("a path that is UTF-8")?
+                            .to_owned()
+                    )
                 );
                 fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
                 fs::set_permissions(&config, fs::Permissions::from_mode(0o600))

@@ -133,7 +133,11 @@ impl Place {
             fs::copy(workspace.root.join("scripts").join(name), &script).with_context(|| format!("copy {name}"))?;
             fs::set_permissions(&script, fs::Permissions::from_mode(0o600)).context("make the script private")?;
         }
-        let text = format!(include_str!("coffre.toml"), machine = MACHINE);
+        let text = format!(
+            include_str!("coffre.toml"),
+            machine = MACHINE,
+            images = toml::Value::String(self.text("images")?),
+        );
         let config = self.config();
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).context("make the configuration private")
