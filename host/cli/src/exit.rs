@@ -47,7 +47,8 @@ impl From<Exit> for ExitCode {
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Complaint {
-    pub exit: Exit,
+    /// None: what it was attached to decides.
+    pub exit: Option<Exit>,
     pub text: String,
     pub hint: Option<String>,
 }
@@ -55,7 +56,7 @@ pub struct Complaint {
 impl Complaint {
     pub fn usage(text: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
-            exit: Exit::Usage,
+            exit: Some(Exit::Usage),
             text: text.into(),
             hint: Some(hint.into()),
         }
@@ -63,7 +64,7 @@ impl Complaint {
 
     pub fn config(text: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
-            exit: Exit::Config,
+            exit: Some(Exit::Config),
             text: text.into(),
             hint: Some(hint.into()),
         }
@@ -71,7 +72,7 @@ impl Complaint {
 
     pub fn failed(text: impl Into<String>, hint: impl Into<String>) -> Self {
         Self {
-            exit: Exit::Failed,
+            exit: Some(Exit::Failed),
             text: text.into(),
             hint: Some(hint.into()),
         }
@@ -144,7 +145,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
 }
 
 fn complaint(error: &Complaint) -> Known {
-    (Some(error.exit), error.hint.clone())
+    (error.exit, error.hint.clone())
 }
 
 fn system(error: &io::Error) -> Known {
@@ -199,9 +200,18 @@ fn store(error: &StoreError) -> Known {
         ),
         StoreError::Unreachable { .. } => (Exit::TryAgain, REACH),
         StoreError::Denied { .. } => (Exit::Denied, "check the credentials, and what they may do there"),
+        StoreError::Failed { source, .. } if no_bucket(&source.to_string()) => (
+            Exit::Config,
+            "make the bucket or container first, or check the vault's url",
+        ),
         StoreError::Taken { .. } | StoreError::TooLarge { .. } | StoreError::Failed { .. } => return (None, None),
     };
     (Some(exit), Some(hint.to_owned()))
+}
+
+/// S3's and Azure's words for it.
+fn no_bucket(said: &str) -> bool {
+    said.contains("NoSuchBucket") || said.contains("ContainerNotFound")
 }
 
 fn key(error: &KeyError) -> Known {

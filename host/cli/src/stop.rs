@@ -69,7 +69,7 @@ pub async fn or_dropped<T>(work: impl Future<Output = anyhow::Result<T>>) -> any
 
 pub fn cancelled() -> Complaint {
     Complaint {
-        exit: Exit::Cancelled,
+        exit: Some(Exit::Cancelled),
         text: "cancelled".to_owned(),
         hint: None,
     }

@@ -50,7 +50,7 @@ pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVaul
                 state.vault_pin(name).display()
             );
             return Err(error).context(Complaint {
-                exit: Exit::Denied,
+                exit: Some(Exit::Denied),
                 text: doing(),
                 hint: Some(hint),
             });

@@ -300,7 +300,7 @@ async fn write_disks(vault: &NamedVault, point: &Point, place: &Place, output: &
     done.with_context(|| {
         let hint = "what was written so far is not whole; after mending the cause, run it again with --overwrite";
         Complaint {
-            exit: Exit::Failed,
+            exit: None,
             text: format!("cannot restore {title}"),
             hint: Some(hint.to_owned()),
         }
