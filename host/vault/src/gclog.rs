@@ -30,9 +30,14 @@ pub(crate) struct GcRecord {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub(crate) enum GcWhat {
     /// These packs may be deleted once no session that might use them is undecided.
-    Condemn { packs: Vec<PackName> },
+    Condemn {
+        packs: Vec<PackName>,
+    },
     /// These packs are damaged: nothing new is to rely on them.
-    Quarantine { packs: Vec<PackName>, reason: String },
+    Quarantine {
+        packs: Vec<PackName>,
+        reason: String,
+    },
     Checkpoint(Checkpoint),
     #[serde(other)]
     Unknown,
@@ -74,7 +79,9 @@ impl Serialize for PackName {
 impl<'de> Deserialize<'de> for PackName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        PackKey::parse(&text).map(Self).ok_or_else(|| serde::de::Error::custom("no pack's name"))
+        PackKey::parse(&text)
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom("no pack's name"))
     }
 }
 
@@ -93,7 +100,11 @@ impl GcLog {
     }
 
     pub(crate) fn machine(&self, machine: MachineNumber) -> Option<&MachineCheckpoint> {
-        self.checkpoint.as_ref()?.machines.iter().find(|known| known.machine == machine)
+        self.checkpoint
+            .as_ref()?
+            .machines
+            .iter()
+            .find(|known| known.machine == machine)
     }
 
     fn take_in(&mut self, what: GcWhat) {
@@ -118,16 +129,23 @@ pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
         let object = object::gclog(number);
         async move {
             match records.get::<GcRecord>(ObjectType::GcLog, &object).await? {
-                Some(GcRecord { what: GcWhat::Unknown, .. }) => Err(ReadError::Newer { object }),
+                Some(GcRecord {
+                    what: GcWhat::Unknown, ..
+                }) => Err(ReadError::Newer { object }),
                 found => Ok(found),
             }
         }
     };
     let listed = records.store.list("gclog").await?;
-    let numbers = listed.iter().filter_map(|found| crate::ids::parse_key(found.object.strip_prefix("gclog/")?));
+    let numbers = listed
+        .iter()
+        .filter_map(|found| crate::ids::parse_key(found.object.strip_prefix("gclog/")?));
     let first = match numbers.max() {
         Some(hint) => match get(hint).await? {
-            Some(GcRecord { what: GcWhat::Checkpoint(_), .. }) => hint,
+            Some(GcRecord {
+                what: GcWhat::Checkpoint(_),
+                ..
+            }) => hint,
             Some(record) => record.checkpoint.unwrap_or(0),
             None => 0,
         },
@@ -137,7 +155,10 @@ pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
     for (number, record) in read_dense(first, get).await? {
         if number == first && first > 0 && !matches!(record.what, GcWhat::Checkpoint(_)) {
             let what = "a later record names it as a checkpoint".to_owned();
-            return Err(ReadError::Damaged { object: object::gclog(number), what });
+            return Err(ReadError::Damaged {
+                object: object::gclog(number),
+                what,
+            });
         }
         log.take_in(record.what);
     }
@@ -156,7 +177,11 @@ mod tests {
     use crate::store::Store;
 
     fn pack(number: u32) -> PackKey {
-        PackKey { machine: MachineNumber(1), session: SessionNumber(0), number }
+        PackKey {
+            machine: MachineNumber(1),
+            session: SessionNumber(0),
+            number,
+        }
     }
 
     #[tokio::test]
@@ -164,7 +189,11 @@ mod tests {
         let store = Store::over(Arc::new(InMemory::new()), "");
         let vault = VaultId([1; 16]);
         let ring = KeyRing::unencrypted(vault);
-        let records = Records { store: &store, vault, ring: &ring };
+        let records = Records {
+            store: &store,
+            vault,
+            ring: &ring,
+        };
         assert!(!read(records).await.unwrap().forbids(&pack(0)));
         let checkpoint = Checkpoint {
             machines: vec![MachineCheckpoint {
@@ -176,17 +205,43 @@ mod tests {
             quarantined: Vec::new(),
         };
         let steps = [
-            (None, GcWhat::Condemn { packs: vec![PackName(pack(0)), PackName(pack(1))] }),
-            (None, GcWhat::Quarantine { packs: vec![PackName(pack(2))], reason: "bits".to_owned() }),
+            (
+                None,
+                GcWhat::Condemn {
+                    packs: vec![PackName(pack(0)), PackName(pack(1))],
+                },
+            ),
+            (
+                None,
+                GcWhat::Quarantine {
+                    packs: vec![PackName(pack(2))],
+                    reason: "bits".to_owned(),
+                },
+            ),
             (None, GcWhat::Checkpoint(checkpoint)),
-            (Some(2), GcWhat::Condemn { packs: vec![PackName(pack(4))] }),
+            (
+                Some(2),
+                GcWhat::Condemn {
+                    packs: vec![PackName(pack(4))],
+                },
+            ),
         ];
-        let wanted = [[true, true, false, false], [true, true, true, false], [false, true, false, false], [
-            false, true, false, true,
-        ]];
+        let wanted = [
+            [true, true, false, false],
+            [true, true, true, false],
+            [false, true, false, false],
+            [false, true, false, true],
+        ];
         for (number, ((checkpoint, what), wanted)) in (0..).zip(steps.into_iter().zip(wanted)) {
-            let record = GcRecord { at: Timestamp::UNIX_EPOCH, checkpoint, what };
-            records.create(ObjectType::GcLog, &object::gclog(number), &record).await.unwrap();
+            let record = GcRecord {
+                at: Timestamp::UNIX_EPOCH,
+                checkpoint,
+                what,
+            };
+            records
+                .create(ObjectType::GcLog, &object::gclog(number), &record)
+                .await
+                .unwrap();
             let log = read(records).await.unwrap();
             assert_eq!([0, 1, 2, 4].map(|number| log.forbids(&pack(number))), wanted);
         }
@@ -199,9 +254,16 @@ mod tests {
         let store = Store::over(Arc::new(InMemory::new()), "");
         let vault = VaultId([1; 16]);
         let ring = KeyRing::unencrypted(vault);
-        let records = Records { store: &store, vault, ring: &ring };
+        let records = Records {
+            store: &store,
+            vault,
+            ring: &ring,
+        };
         let record = serde_json::json!({ "at": "2026-01-01T00:00:00Z", "kind": "bless" });
-        records.create(ObjectType::GcLog, &object::gclog(0), &record).await.unwrap();
+        records
+            .create(ObjectType::GcLog, &object::gclog(0), &record)
+            .await
+            .unwrap();
         assert!(matches!(read(records).await, Err(ReadError::Newer { .. })));
     }
 }

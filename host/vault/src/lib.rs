@@ -20,6 +20,8 @@ mod register;
 mod seal;
 mod session;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod vault;
 mod verify;
 

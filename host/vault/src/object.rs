@@ -19,9 +19,17 @@ pub(crate) enum ObjectType {
 
 impl ObjectType {
     fn of(number: u8) -> Option<Self> {
-        [Self::Pack, Self::Index, Self::Machine, Self::Session, Self::Point, Self::Fate, Self::GcLog]
-            .into_iter()
-            .find(|known| *known as u8 == number)
+        [
+            Self::Pack,
+            Self::Index,
+            Self::Machine,
+            Self::Session,
+            Self::Point,
+            Self::Fate,
+            Self::GcLog,
+        ]
+        .into_iter()
+        .find(|known| *known as u8 == number)
     }
 }
 
@@ -63,7 +71,11 @@ impl PackKey {
 
     pub(crate) fn from_bytes(bytes: &[u8; 12]) -> Self {
         let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        Self { machine: MachineNumber(number(0)), session: SessionNumber(number(4)), number: number(8) }
+        Self {
+            machine: MachineNumber(number(0)),
+            session: SessionNumber(number(4)),
+            number: number(8),
+        }
     }
 }
 
@@ -143,8 +155,10 @@ impl Header {
     }
 
     pub(crate) fn decode(bytes: &[u8], wanted: ObjectType) -> Result<Self, HeaderError> {
-        let bytes: &[u8; HEADER_BYTES] =
-            bytes.get(..HEADER_BYTES).and_then(|bytes| bytes.try_into().ok()).ok_or(HeaderError::Short)?;
+        let bytes: &[u8; HEADER_BYTES] = bytes
+            .get(..HEADER_BYTES)
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(HeaderError::Short)?;
         if &bytes[..7] != MAGIC {
             return Err(HeaderError::Magic);
         }
@@ -152,14 +166,21 @@ impl Header {
         if version > VERSION {
             return Err(HeaderError::Newer(version));
         }
-        let object_type = ObjectType::of(bytes[7]).filter(|found| *found == wanted).ok_or(HeaderError::Type)?;
+        let object_type = ObjectType::of(bytes[7])
+            .filter(|found| *found == wanted)
+            .ok_or(HeaderError::Type)?;
         if version == 0 || bytes[11] != 0 {
             return Err(HeaderError::Magic);
         }
         let mut salt = [0; SALT_BYTES];
         salt.copy_from_slice(&bytes[16..]);
         let generation = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
-        Ok(Self { object_type, cipher: bytes[10], generation, salt })
+        Ok(Self {
+            object_type,
+            cipher: bytes[10],
+            generation,
+            salt,
+        })
     }
 }
 
@@ -169,7 +190,11 @@ mod tests {
 
     #[test]
     fn pack_names_sort_as_their_numbers_and_read_back() {
-        let key = PackKey { machine: MachineNumber(1), session: SessionNumber(0xab), number: 16 };
+        let key = PackKey {
+            machine: MachineNumber(1),
+            session: SessionNumber(0xab),
+            number: 16,
+        };
         assert_eq!(key.object(), "packs/00000001/000000ab/00000010");
         assert_eq!(PackKey::parse("00000001/000000ab/00000010"), Some(key));
         assert_eq!(PackKey::from_bytes(&key.to_bytes()), key);
@@ -180,7 +205,12 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_and_a_newer_one_is_refused() {
-        let header = Header { object_type: ObjectType::Point, cipher: 1, generation: 3, salt: [5; 32] };
+        let header = Header {
+            object_type: ObjectType::Point,
+            cipher: 1,
+            generation: 3,
+            salt: [5; 32],
+        };
         let mut bytes = header.encode();
         assert_eq!(Header::decode(&bytes, ObjectType::Point), Ok(header));
         assert_eq!(Header::decode(&bytes, ObjectType::Pack), Err(HeaderError::Type));

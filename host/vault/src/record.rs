@@ -36,13 +36,17 @@ impl Records<'_> {
     }
 
     pub(crate) fn open(&self, object_type: ObjectType, object: &str, bytes: &[u8]) -> Result<Vec<u8>, ReadError> {
-        let damaged = |what: String| ReadError::Damaged { object: object.to_owned(), what };
+        let damaged = |what: String| ReadError::Damaged {
+            object: object.to_owned(),
+            what,
+        };
         let header = Header::decode(bytes, object_type).map_err(|error| match error {
-            HeaderError::Newer(_) => ReadError::Newer { object: object.to_owned() },
+            HeaderError::Newer(_) => ReadError::Newer {
+                object: object.to_owned(),
+            },
             other => damaged(other.to_string()),
         })?;
-        let sealer =
-            Sealer::new(self.ring, self.vault, object, &header).map_err(|error| damaged(error.to_string()))?;
+        let sealer = Sealer::new(self.ring, self.vault, object, &header).map_err(|error| damaged(error.to_string()))?;
         let sealed = &bytes[HEADER_BYTES..];
         let mut body = vec![0; sealed.len().saturating_sub(TAG_BYTES)];
         sealer
@@ -63,8 +67,10 @@ impl Records<'_> {
         bytes: &[u8],
     ) -> Result<T, ReadError> {
         let body = self.open(object_type, object, bytes)?;
-        serde_json::from_slice(&body)
-            .map_err(|error| ReadError::Damaged { object: object.to_owned(), what: error.to_string() })
+        serde_json::from_slice(&body).map_err(|error| ReadError::Damaged {
+            object: object.to_owned(),
+            what: error.to_string(),
+        })
     }
 
     /// Reads one record, or nothing where nothing is.
@@ -86,7 +92,10 @@ impl Records<'_> {
         object: &str,
         value: &T,
     ) -> Result<(), StoreError> {
-        self.store.create(object, self.seal_json(object_type, object, value)).await.map(|_| ())
+        self.store
+            .create(object, self.seal_json(object_type, object, value))
+            .await
+            .map(|_| ())
     }
 }
 
@@ -102,7 +111,11 @@ mod tests {
     fn with<R>(test: impl FnOnce(Records<'_>) -> R) -> R {
         let store = Store::over(Arc::new(InMemory::new()), "");
         let ring = KeyRing::unencrypted(VaultId([1; 16]));
-        test(Records { store: &store, vault: VaultId([1; 16]), ring: &ring })
+        test(Records {
+            store: &store,
+            vault: VaultId([1; 16]),
+            ring: &ring,
+        })
     }
 
     proptest! {

@@ -91,9 +91,18 @@ pub(crate) async fn machine_or_create(records: Records<'_>, name: &str) -> Resul
         if let Some((number, _)) = machines(records).await?.into_iter().find(|(_, found)| found == name) {
             return Ok(number);
         }
-        let next = end(records.store, FIRST_MACHINE, |number| object::machine(MachineNumber(number))).await?;
-        let record = MachineRecord { name: name.to_owned(), created_at: Timestamp::now() };
-        match records.create(ObjectType::Machine, &object::machine(MachineNumber(next)), &record).await {
+        let next = end(records.store, FIRST_MACHINE, |number| {
+            object::machine(MachineNumber(number))
+        })
+        .await?;
+        let record = MachineRecord {
+            name: name.to_owned(),
+            created_at: Timestamp::now(),
+        };
+        match records
+            .create(ObjectType::Machine, &object::machine(MachineNumber(next)), &record)
+            .await
+        {
             // Read again in either case: somebody may have been first, under this number or with this name.
             Ok(()) | Err(StoreError::Taken { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -116,8 +125,14 @@ pub struct Session {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "kebab-case")]
 pub(crate) enum PointRecord {
-    Commit { point: Box<Point> },
-    Abort { reason: String, host: String, at: Timestamp },
+    Commit {
+        point: Box<Point>,
+    },
+    Abort {
+        reason: String,
+        host: String,
+        at: Timestamp,
+    },
 }
 
 /// What became of a session.
@@ -138,7 +153,10 @@ pub(crate) async fn point_record(
     if let Some(PointRecord::Commit { point }) = &mut found
         && (point.machine_number, point.number) != (machine, number)
     {
-        return Err(ReadError::Damaged { object, what: "it is the point of another session".to_owned() });
+        return Err(ReadError::Damaged {
+            object,
+            what: "it is the point of another session".to_owned(),
+        });
     }
     Ok(found)
 }
@@ -154,7 +172,10 @@ pub(crate) async fn decision(
         Some(PointRecord::Abort { .. }) => Some(Decision::Aborted),
         None => {
             let object = object::session(machine, number);
-            records.get(ObjectType::Session, &object).await?.map(Decision::Undecided)
+            records
+                .get(ObjectType::Session, &object)
+                .await?
+                .map(Decision::Undecided)
         }
     })
 }
@@ -166,15 +187,24 @@ pub(crate) async fn decisions(
     first: u32,
 ) -> Result<Vec<(SessionNumber, Decision)>, ReadError> {
     let all = read_dense(first, |number| decision(records, machine, SessionNumber(number))).await?;
-    Ok(all.into_iter().map(|(number, decision)| (SessionNumber(number), decision)).collect())
+    Ok(all
+        .into_iter()
+        .map(|(number, decision)| (SessionNumber(number), decision))
+        .collect())
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "fate", rename_all = "kebab-case")]
 pub(crate) enum FateRecord {
-    Forget { at: Timestamp },
-    Restore { at: Timestamp },
-    Purge { at: Timestamp },
+    Forget {
+        at: Timestamp,
+    },
+    Restore {
+        at: Timestamp,
+    },
+    Purge {
+        at: Timestamp,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -195,11 +225,13 @@ pub(crate) async fn fate(
         }
     };
     let all = read_dense(0, read).await?;
-    Ok(all.into_iter().fold(Fate::Kept, |fate, (_, record)| match (fate, record) {
-        (Fate::Purged, _) | (_, FateRecord::Purge { .. }) => Fate::Purged,
-        (_, FateRecord::Forget { .. }) => Fate::Forgotten,
-        (_, FateRecord::Restore { .. } | FateRecord::Unknown) => Fate::Kept,
-    }))
+    Ok(all
+        .into_iter()
+        .fold(Fate::Kept, |fate, (_, record)| match (fate, record) {
+            (Fate::Purged, _) | (_, FateRecord::Purge { .. }) => Fate::Purged,
+            (_, FateRecord::Forget { .. }) => Fate::Forgotten,
+            (_, FateRecord::Restore { .. } | FateRecord::Unknown) => Fate::Kept,
+        }))
 }
 
 #[cfg(test)]
@@ -240,12 +272,19 @@ mod tests {
         let store = store();
         let vault = VaultId([1; 16]);
         let ring = KeyRing::unencrypted(vault);
-        let records = Records { store: &store, vault, ring: &ring };
+        let records = Records {
+            store: &store,
+            vault,
+            ring: &ring,
+        };
         let made = futures::future::join_all((0..8).map(|_| machine_or_create(records, "web01"))).await;
         for number in made {
             assert_eq!(number.unwrap(), MachineNumber(1));
         }
-        assert_eq!(machine_or_create(records, "db01").await.unwrap(), MachineNumber(2).max(MachineNumber(2)));
+        assert_eq!(
+            machine_or_create(records, "db01").await.unwrap(),
+            MachineNumber(2).max(MachineNumber(2))
+        );
         assert_eq!(machines(records).await.unwrap().len(), 2);
     }
 
@@ -254,7 +293,11 @@ mod tests {
         let store = store();
         let vault = VaultId([1; 16]);
         let ring = KeyRing::unencrypted(vault);
-        let records = Records { store: &store, vault, ring: &ring };
+        let records = Records {
+            store: &store,
+            vault,
+            ring: &ring,
+        };
         let (machine, number) = (MachineNumber(1), SessionNumber(0));
         let at = Timestamp::UNIX_EPOCH;
         let steps = [

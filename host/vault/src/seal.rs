@@ -48,7 +48,9 @@ pub(crate) enum SealerError {
 
 /// A salt for a new object. `content` is the hash of what will be sealed.
 pub(crate) fn salt(ring: &KeyRing, object: &str, content: &blake3::Hash) -> [u8; SALT_BYTES] {
-    let generation = ring.generation(ring.current()).expect("the current generation is in the ring");
+    let generation = ring
+        .generation(ring.current())
+        .expect("the current generation is in the ring");
     let mut hasher = blake3::Hasher::new_keyed(&generation.salts);
     hasher.update(&random::<32>());
     hasher.update(object.as_bytes());
@@ -89,7 +91,11 @@ impl Sealer {
         let name = object.as_bytes();
         let end = position + 4 + name.len();
         associated[position + 4..end].copy_from_slice(name);
-        Ok(Self { key, associated, associated_bytes: end })
+        Ok(Self {
+            key,
+            associated,
+            associated_bytes: end,
+        })
     }
 
     fn associated(&self, position: u32) -> [u8; ASSOCIATED_BYTES] {
@@ -145,7 +151,10 @@ impl std::fmt::Debug for Sealer {
 }
 
 fn split(part: &[u8]) -> Result<(&[u8], &[u8]), Broken> {
-    part.len().checked_sub(TAG_BYTES).map(|body| part.split_at(body)).ok_or(Broken)
+    part.len()
+        .checked_sub(TAG_BYTES)
+        .map(|body| part.split_at(body))
+        .ok_or(Broken)
 }
 
 fn nonce(position: u32) -> Nonce {
@@ -156,7 +165,10 @@ fn nonce(position: u32) -> Nonce {
 
 fn checksum(key: &[u8; 32], associated: &[u8], body: &[u8]) -> [u8; TAG_BYTES] {
     let mut hasher = blake3::Hasher::new_keyed(key);
-    hasher.update(&(associated.len() as u64).to_le_bytes()).update(associated).update(body);
+    hasher
+        .update(&(associated.len() as u64).to_le_bytes())
+        .update(associated)
+        .update(body);
     let mut tag = [0; TAG_BYTES];
     tag.copy_from_slice(&hasher.finalize().as_bytes()[..TAG_BYTES]);
     tag
@@ -224,6 +236,9 @@ mod tests {
     fn another_vaults_way_of_sealing_is_refused() {
         let [encrypted, plain] = rings();
         let header = header(&plain, ObjectType::Pack, "packs/x", &blake3::hash(b""));
-        assert_eq!(Sealer::new(&encrypted, VaultId([1; 16]), "x", &header).unwrap_err(), SealerError::Cipher);
+        assert_eq!(
+            Sealer::new(&encrypted, VaultId([1; 16]), "x", &header).unwrap_err(),
+            SealerError::Cipher
+        );
     }
 }

@@ -53,7 +53,11 @@ impl Manifest {
         for (machine, sessions) in &self.pieces {
             for (session, numbers) in sessions {
                 let (machine, session) = (MachineNumber(*machine), SessionNumber(*session));
-                all.extend(numbers.iter().map(|number| PackKey { machine, session, number: *number }));
+                all.extend(numbers.iter().map(|number| PackKey {
+                    machine,
+                    session,
+                    number: *number,
+                }));
             }
         }
         all
@@ -130,7 +134,8 @@ impl LocalIndex {
 
     /// Takes in a piece of the vault's index. Blocks on local disk now and then.
     pub(crate) fn add_piece(&self, piece: PackKey, listings: &[PackListing]) -> io::Result<()> {
-        self.packs.insert(listings.iter().map(|listing| encode_pack(&listing.info)));
+        self.packs
+            .insert(listings.iter().map(|listing| encode_pack(&listing.info)));
         for listing in listings {
             let mut offset = HEADER_BYTES as u32;
             let records = listing.entries.iter().enumerate().map(|(ordinal, entry)| {
@@ -140,7 +145,11 @@ impl LocalIndex {
                     plain_bytes: entry.plain_bytes,
                     compressed: entry.compressed,
                 };
-                let found = Found { pack: listing.info.key, offset_bytes: offset, shape };
+                let found = Found {
+                    pack: listing.info.key,
+                    offset_bytes: offset,
+                    shape,
+                };
                 offset += entry.stored_bytes;
                 encode_chunk(&entry.id, &found)
             });
@@ -209,14 +218,27 @@ impl LocalIndex {
         self.packs.forget_all();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "run" || extension == "new") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "run" || extension == "new")
+            {
                 fs::remove_file(path)?;
             }
         }
         // The serial goes on, or another process would take the empty manifest for the one it has read.
-        let serial = self.read_manifest().map_or(u64::from(std::process::id()) << 32, |manifest| manifest.serial) + 1;
-        self.write_manifest(&Manifest { version: MANIFEST_VERSION, serial, ..Manifest::default() })?;
-        *self.pieces.lock() = Pieces { serial, ..Pieces::default() };
+        let serial = self
+            .read_manifest()
+            .map_or(u64::from(std::process::id()) << 32, |manifest| manifest.serial)
+            + 1;
+        self.write_manifest(&Manifest {
+            version: MANIFEST_VERSION,
+            serial,
+            ..Manifest::default()
+        })?;
+        *self.pieces.lock() = Pieces {
+            serial,
+            ..Pieces::default()
+        };
         Ok(())
     }
 
@@ -254,7 +276,10 @@ impl LocalIndex {
         let manifest: Manifest = serde_json::from_slice(&bytes)?;
         let plain = |name: &String| Path::new(name).file_name().is_some_and(|file| file == name.as_str());
         if manifest.version != MANIFEST_VERSION || !manifest.chunks.iter().chain(&manifest.packs).all(plain) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a manifest of another version"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a manifest of another version",
+            ));
         }
         Ok(manifest)
     }
@@ -355,7 +380,11 @@ mod tests {
     const VAULT: VaultId = VaultId([2; 16]);
 
     fn key(number: u32) -> PackKey {
-        PackKey { machine: MachineNumber(1), session: SessionNumber(0), number }
+        PackKey {
+            machine: MachineNumber(1),
+            session: SessionNumber(0),
+            number,
+        }
     }
 
     fn id(number: u32) -> ChunkId {
@@ -381,14 +410,26 @@ mod tests {
             generation: 0,
             salt: [number as u8; 32],
         };
-        let entry = |chunk| Entry { id: id(chunk), stored_bytes: 116, plain_bytes: 100, compressed: false };
-        PackListing { info, entries: chunks.map(entry).collect() }
+        let entry = |chunk| Entry {
+            id: id(chunk),
+            stored_bytes: 116,
+            plain_bytes: 100,
+            compressed: false,
+        };
+        PackListing {
+            info,
+            entries: chunks.map(entry).collect(),
+        }
     }
 
     fn check(index: &LocalIndex, model: &HashMap<u32, Vec<u32>>) {
         for (chunk, packs) in model {
-            let mut found: Vec<u32> =
-                index.candidates(&id(*chunk)).unwrap().iter().map(|found| found.pack.number).collect();
+            let mut found: Vec<u32> = index
+                .candidates(&id(*chunk))
+                .unwrap()
+                .iter()
+                .map(|found| found.pack.number)
+                .collect();
             found.sort_unstable();
             found.dedup();
             assert_eq!(&found, packs, "chunk {chunk}");
@@ -415,7 +456,10 @@ mod tests {
         assert_eq!(index.pack(&key(7)).unwrap(), Some(listing(7, 0..0).info));
         assert_eq!(index.pack(&key(70)).unwrap(), None);
         index.write_down().unwrap();
-        let files: Vec<_> = fs::read_dir(index.folder()).unwrap().map(|file| file.unwrap().path()).collect();
+        let files: Vec<_> = fs::read_dir(index.folder())
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
         assert!(files.len() < 20, "{files:?}");
         drop(index);
         let again = LocalIndex::open(folder.path(), VAULT).unwrap();

@@ -40,7 +40,9 @@ impl<const N: usize> Run<N> {
         let file = File::open(path)?;
         let size = file.metadata()?.len();
         let broken = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));
-        let at = size.checked_sub(FOOTER_BYTES as u64).ok_or_else(|| broken("too short"))?;
+        let at = size
+            .checked_sub(FOOTER_BYTES as u64)
+            .ok_or_else(|| broken("too short"))?;
         let mut footer = [0; FOOTER_BYTES];
         file.read_exact_at(&mut footer, at)?;
         let number = |at: usize| u32::from_le_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]]);
@@ -59,11 +61,22 @@ impl<const N: usize> Run<N> {
             if blake3::hash(&bytes).as_bytes()[..8] != footer[24..] {
                 return Err(broken("damaged"));
             }
-            Some(bytes.chunks_exact(4).map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect())
+            Some(
+                bytes
+                    .chunks_exact(4)
+                    .map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+                    .collect(),
+            )
         } else {
             None
         };
-        Ok(Self { file, path: path.to_owned(), bits, count, starts })
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            bits,
+            count,
+            starts,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -79,7 +92,8 @@ impl<const N: usize> Run<N> {
             return Ok((starts[bucket as usize].into(), starts[bucket as usize + 1].into()));
         }
         let mut pair = [0; 8];
-        self.file.read_exact_at(&mut pair, self.count * N as u64 + u64::from(bucket) * 4)?;
+        self.file
+            .read_exact_at(&mut pair, self.count * N as u64 + u64::from(bucket) * 4)?;
         let start = u32::from_le_bytes([pair[0], pair[1], pair[2], pair[3]]);
         let end = u32::from_le_bytes([pair[4], pair[5], pair[6], pair[7]]);
         Ok((start.into(), end.into()))
@@ -89,7 +103,10 @@ impl<const N: usize> Run<N> {
     pub(super) fn lookup(&self, key: &[u8; KEY_BYTES], found: &mut Vec<[u8; N]>) -> io::Result<()> {
         let (start, end) = self.range(bucket(key, self.bits))?;
         if start > end || end > self.count {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a run of the local index is damaged"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a run of the local index is damaged",
+            ));
         }
         let mut at = start;
         let mut buffer = [0; 4096];
@@ -112,7 +129,12 @@ impl<const N: usize> Run<N> {
 
     /// All records in order.
     pub(super) fn records(&self) -> Records<'_, N> {
-        Records { run: self, next: 0, buffer: Vec::new(), at: 0 }
+        Records {
+            run: self,
+            next: 0,
+            buffer: Vec::new(),
+            at: 0,
+        }
     }
 }
 
@@ -145,7 +167,9 @@ impl<const N: usize> Iterator for Records<'_, N> {
             self.next += records as u64;
             self.at = 0;
         }
-        let record = self.buffer[self.at..self.at + N].try_into().expect("the buffer holds whole records");
+        let record = self.buffer[self.at..self.at + N]
+            .try_into()
+            .expect("the buffer holds whole records");
         self.at += N;
         Some(Ok(record))
     }
@@ -173,7 +197,9 @@ pub(super) fn write<const N: usize>(
         let bucket = bucket(&record, bits) as usize;
         starts.resize(starts.len().max(bucket + 1), count);
         out.write_all(&record)?;
-        count = count.checked_add(1).ok_or_else(|| io::Error::other("too many records for one run"))?;
+        count = count
+            .checked_add(1)
+            .ok_or_else(|| io::Error::other("too many records for one run"))?;
         last = Some(record);
     }
     starts.resize((1 << bits) + 1, count);

@@ -56,7 +56,11 @@ async fn counted_pieces(vault: &Arc<Inner>, machine: MachineNumber) -> Result<Ve
     let mut pieces = Vec::new();
     for (session, decision) in register::decisions(vault.records(), machine, 0).await? {
         if let register::Decision::Committed(point) = decision {
-            pieces.extend((0..point.written.index_pieces).map(|number| PackKey { machine, session, number }));
+            pieces.extend((0..point.written.index_pieces).map(|number| PackKey {
+                machine,
+                session,
+                number,
+            }));
         }
     }
     Ok(pieces)
@@ -83,10 +87,14 @@ async fn fetch(vault: &Arc<Inner>, wanted: Vec<PackKey>) -> Result<Vec<ReadError
 
 async fn fetch_one(vault: &Arc<Inner>, piece: PackKey) -> Result<(), ReadError> {
     let object = piece.index_object();
-    let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else { return Ok(()) };
+    let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else {
+        return Ok(());
+    };
     let body = vault.records().open(ObjectType::Index, &object, &bytes)?;
-    let listings =
-        decode_piece(&body).map_err(|error| ReadError::Damaged { object, what: error.to_string() })?;
+    let listings = decode_piece(&body).map_err(|error| ReadError::Damaged {
+        object,
+        what: error.to_string(),
+    })?;
     blocking(vault, move |vault| vault.index.add_piece(piece, &listings)).await
 }
 
@@ -97,7 +105,10 @@ pub(crate) async fn blocking(
 ) -> Result<(), ReadError> {
     let inner = Arc::clone(vault);
     let result = spawn_blocking(move || work(&inner)).await;
-    let failed = |source| ReadError::Cache { folder: vault.index.folder().to_owned(), source };
+    let failed = |source| ReadError::Cache {
+        folder: vault.index.folder().to_owned(),
+        source,
+    };
     match result {
         Ok(result) => result.map_err(failed),
         Err(panicked) => Err(failed(std::io::Error::other(panicked))),

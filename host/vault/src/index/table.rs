@@ -28,8 +28,14 @@ pub(super) struct Table<const N: usize> {
 
 impl<const N: usize> Table<N> {
     pub(super) fn empty() -> Self {
-        let state = State { memory: BTreeSet::new(), frozen: Arc::default(), runs: Vec::new() };
-        Self { state: RwLock::new(state) }
+        let state = State {
+            memory: BTreeSet::new(),
+            frozen: Arc::default(),
+            runs: Vec::new(),
+        };
+        Self {
+            state: RwLock::new(state),
+        }
     }
 
     pub(super) fn insert(&self, records: impl Iterator<Item = [u8; N]>) {
@@ -57,7 +63,10 @@ impl<const N: usize> Table<N> {
 
     /// Replaces the runs by those that a manifest names.
     pub(super) fn set_runs(&self, folder: &Path, names: &[String]) -> io::Result<()> {
-        let runs = names.iter().map(|name| Run::open(&folder.join(name)).map(Arc::new)).collect::<io::Result<_>>()?;
+        let runs = names
+            .iter()
+            .map(|name| Run::open(&folder.join(name)).map(Arc::new))
+            .collect::<io::Result<_>>()?;
         self.state.write().runs = runs;
         Ok(())
     }
@@ -98,18 +107,23 @@ impl<const N: usize> Table<N> {
         }
         // Each run is more than twice as large as the next, so their number grows with the logarithm of the whole.
         runs.sort_by_key(|run| std::cmp::Reverse(run.count()));
-        while let [.., left, right] = runs.as_slice()
-            && left.count() < 2 * right.count()
-        {
+        let too_near = |runs: &[Arc<Run<N>>]| (1..runs.len()).rfind(|at| runs[at - 1].count() < 2 * runs[*at].count());
+        while let Some(at) = too_near(&runs) {
+            let (right, left) = (runs.remove(at), runs.remove(at - 1));
             let path = folder.join(run_name());
-            run::write(&path, left.count() + right.count(), run::merged(left.records(), right.records()))?;
+            run::write(
+                &path,
+                left.count() + right.count(),
+                run::merged(left.records(), right.records()),
+            )?;
             unneeded.extend([left.path().to_owned(), right.path().to_owned()]);
-            let merged = Arc::new(Run::open(&path)?);
-            runs.truncate(runs.len() - 2);
-            runs.push(merged);
+            runs.push(Arc::new(Run::open(&path)?));
             runs.sort_by_key(|run| std::cmp::Reverse(run.count()));
         }
-        let names = runs.iter().filter_map(|run| Some(run.path().file_name()?.to_str()?.to_owned())).collect();
+        let names = runs
+            .iter()
+            .filter_map(|run| Some(run.path().file_name()?.to_str()?.to_owned()))
+            .collect();
         self.state.write().runs = runs;
         Ok(WrittenDown { names, unneeded })
     }

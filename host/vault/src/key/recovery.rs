@@ -82,7 +82,9 @@ impl FromStr for RecoveryKey {
                 other => other,
             };
             let value = ALPHABET.iter().position(|known| char::from(*known) == plain);
-            let Some(value) = value else { return Err(KeyError::RecoveryCharacter(letter)) };
+            let Some(value) = value else {
+                return Err(KeyError::RecoveryCharacter(letter));
+            };
             letters += 1;
             if letters > LETTERS {
                 continue;
@@ -114,7 +116,12 @@ mod tests {
         let key = RecoveryKey::generate();
         let shown = key.to_string();
         assert_eq!(shown.len(), 56 + 13);
-        for typed in [shown.clone(), shown.to_lowercase(), shown.replace('-', " "), shown.replace('0', "o")] {
+        for typed in [
+            shown.clone(),
+            shown.to_lowercase(),
+            shown.replace('-', " "),
+            shown.replace('0', "o"),
+        ] {
             let read: RecoveryKey = typed.parse().unwrap();
             assert_eq!(*read.0, *key.0);
         }
@@ -126,7 +133,13 @@ mod tests {
         let first = if shown.starts_with('7') { "8" } else { "7" };
         let mistyped = format!("{first}{}", &shown[1..]);
         assert_eq!(mistyped.parse::<RecoveryKey>().unwrap_err(), KeyError::RecoveryChecksum);
-        assert_eq!(shown[4..].parse::<RecoveryKey>().unwrap_err(), KeyError::RecoveryLength { found: 52 });
-        assert_eq!("U".parse::<RecoveryKey>().unwrap_err(), KeyError::RecoveryCharacter('U'));
+        assert_eq!(
+            shown[4..].parse::<RecoveryKey>().unwrap_err(),
+            KeyError::RecoveryLength { found: 52 }
+        );
+        assert_eq!(
+            "U".parse::<RecoveryKey>().unwrap_err(),
+            KeyError::RecoveryCharacter('U')
+        );
     }
 }

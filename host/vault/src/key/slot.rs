@@ -50,8 +50,15 @@ pub(crate) enum SlotError {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 enum Stretch {
-    Argon2id { memory_kib: u32, passes: u32, lanes: u32, salt: String },
-    Secret { salt: String },
+    Argon2id {
+        memory_kib: u32,
+        passes: u32,
+        lanes: u32,
+        salt: String,
+    },
+    Secret {
+        salt: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,9 +89,12 @@ impl Slot {
     ) -> Result<Self, SlotError> {
         let salt = hex::encode(random::<16>());
         let stretch = match credential {
-            Credential::Passphrase(_) => {
-                Stretch::Argon2id { memory_kib: ARGON2_MEMORY_KIB, passes: ARGON2_PASSES, lanes: 1, salt }
-            }
+            Credential::Passphrase(_) => Stretch::Argon2id {
+                memory_kib: ARGON2_MEMORY_KIB,
+                passes: ARGON2_PASSES,
+                lanes: 1,
+                salt,
+            },
             Credential::Secret(_) => Stretch::Secret { salt },
         };
         let stretched = stretched(&stretch, credential)?;
@@ -110,7 +120,10 @@ impl Slot {
 
     /// The key of the generation before, by the key of this slot's generation.
     pub(crate) fn previous(&self, key: &VaultKey, context: SlotContext<'_>) -> Result<VaultKey, SlotError> {
-        let previous = self.previous.as_ref().ok_or(SlotError::Damaged("it has no key of the generation before"))?;
+        let previous = self
+            .previous
+            .as_ref()
+            .ok_or(SlotError::Damaged("it has no key of the generation before"))?;
         unwrap(&chain_key(key), previous, &associated("previous", context))
     }
 
@@ -121,7 +134,9 @@ impl Slot {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SlotError> {
         let text = std::str::from_utf8(bytes).map_err(|_| SlotError::Damaged("it is no text"))?;
-        let (first, json) = text.split_once('\n').ok_or(SlotError::Damaged("it has one line only"))?;
+        let (first, json) = text
+            .split_once('\n')
+            .ok_or(SlotError::Damaged("it has one line only"))?;
         let version = first.strip_prefix(MAGIC).and_then(|version| version.parse().ok());
         match version {
             Some(VERSION) => {}
@@ -140,9 +155,19 @@ fn stretched(stretch: &Stretch, credential: &Credential) -> Result<Zeroizing<[u8
         Ok(bytes)
     };
     match (stretch, credential) {
-        (Stretch::Argon2id { memory_kib, passes, lanes, salt }, Credential::Passphrase(passphrase)) => {
+        (
+            Stretch::Argon2id {
+                memory_kib,
+                passes,
+                lanes,
+                salt,
+            },
+            Credential::Passphrase(passphrase),
+        ) => {
             if *memory_kib > ARGON2_MEMORY_LIMIT_KIB || *passes > ARGON2_PASSES_LIMIT || *lanes > ARGON2_LANES_LIMIT {
-                return Err(SlotError::Damaged("its Argon2id parameters are beyond what Coffre writes"));
+                return Err(SlotError::Damaged(
+                    "its Argon2id parameters are beyond what Coffre writes",
+                ));
             }
             let params = Params::new(*memory_kib, *passes, *lanes, Some(32))
                 .map_err(|_| SlotError::Damaged("its Argon2id parameters are impossible"))?;
@@ -173,19 +198,35 @@ fn wrapping_key(stretched: &[u8; 32]) -> Zeroizing<[u8; 32]> {
 }
 
 fn chain_key(key: &VaultKey) -> Zeroizing<[u8; 32]> {
-    Zeroizing::new(blake3::derive_key("coffre v1 key of the generation before", key.as_slice()))
+    Zeroizing::new(blake3::derive_key(
+        "coffre v1 key of the generation before",
+        key.as_slice(),
+    ))
 }
 
 fn associated(purpose: &str, context: SlotContext<'_>) -> Vec<u8> {
-    format!("coffre {purpose} {} {:08x} {}", context.vault, context.generation, context.name).into_bytes()
+    format!(
+        "coffre {purpose} {} {:08x} {}",
+        context.vault, context.generation, context.name
+    )
+    .into_bytes()
 }
 
 fn wrap(with: &[u8; 32], key: &VaultKey, associated: &[u8]) -> Wrapped {
     let nonce: [u8; 24] = random();
     let sealed = XChaCha20Poly1305::new(&Key::from(*with))
-        .encrypt(&XNonce::from(nonce), Payload { msg: key.as_slice(), aad: associated })
+        .encrypt(
+            &XNonce::from(nonce),
+            Payload {
+                msg: key.as_slice(),
+                aad: associated,
+            },
+        )
         .expect("32 bytes are never too long to seal");
-    Wrapped { nonce: hex::encode(nonce), bytes: hex::encode(sealed) }
+    Wrapped {
+        nonce: hex::encode(nonce),
+        bytes: hex::encode(sealed),
+    }
 }
 
 fn unwrap(with: &[u8; 32], wrapped: &Wrapped, associated: &[u8]) -> Result<VaultKey, SlotError> {
@@ -195,7 +236,13 @@ fn unwrap(with: &[u8; 32], wrapped: &Wrapped, associated: &[u8]) -> Result<Vault
     let mut sealed = [0; 48];
     hex::decode_to_slice(&wrapped.bytes, &mut sealed).map_err(|_| DAMAGED)?;
     let opened = XChaCha20Poly1305::new(&Key::from(*with))
-        .decrypt(&XNonce::from(nonce), Payload { msg: &sealed, aad: associated })
+        .decrypt(
+            &XNonce::from(nonce),
+            Payload {
+                msg: &sealed,
+                aad: associated,
+            },
+        )
         .map_err(|_| DAMAGED)?;
     let opened = Zeroizing::new(opened);
     let mut key = Zeroizing::new([0; 32]);
@@ -210,7 +257,11 @@ mod tests {
     use super::*;
 
     fn context(name: &str) -> SlotContext<'_> {
-        SlotContext { vault: VaultId([7; 16]), generation: 0, name }
+        SlotContext {
+            vault: VaultId([7; 16]),
+            generation: 0,
+            name,
+        }
     }
 
     fn secret(byte: u8) -> Credential {
@@ -236,7 +287,10 @@ mod tests {
     #[test]
     fn a_generation_opens_its_predecessor() {
         let (old, new): (VaultKey, VaultKey) = (Zeroizing::new([1; 32]), Zeroizing::new([2; 32]));
-        let context = SlotContext { generation: 1, ..context("a") };
+        let context = SlotContext {
+            generation: 1,
+            ..context("a")
+        };
         let slot = Slot::make("main", &secret(1), context, &new, Some(&old)).unwrap();
         assert_eq!(slot.previous(&new, context).unwrap(), old);
         assert!(slot.previous(&old, context).is_err());
@@ -245,8 +299,16 @@ mod tests {
     #[test]
     fn a_planted_slot_does_not_eat_the_machine() {
         let mut slot = Slot::make("main", &secret(1), context("a"), &Zeroizing::new([0; 32]), None).unwrap();
-        slot.stretch = Stretch::Argon2id { memory_kib: u32::MAX, passes: 1, lanes: 1, salt: "00".repeat(16) };
-        assert!(matches!(slot.open(&passphrase("x"), context("a")), Err(SlotError::Damaged(_))));
+        slot.stretch = Stretch::Argon2id {
+            memory_kib: u32::MAX,
+            passes: 1,
+            lanes: 1,
+            salt: "00".repeat(16),
+        };
+        assert!(matches!(
+            slot.open(&passphrase("x"), context("a")),
+            Err(SlotError::Damaged(_))
+        ));
     }
 
     #[test]

@@ -22,7 +22,11 @@ pub(crate) struct PackPool {
 }
 
 static POOL: PackPool = PackPool {
-    state: Mutex::new(State { alive: 0, moving: 0, free: Vec::new() }),
+    state: Mutex::new(State {
+        alive: 0,
+        moving: 0,
+        free: Vec::new(),
+    }),
     changed: Condvar::new(),
 };
 
@@ -50,7 +54,11 @@ impl PackPool {
                 state.alive += 1;
                 let bytes = state.free.pop().unwrap_or_default();
                 drop(state);
-                return Acquired::Buffer(PackBuffer { pool: self, bytes, moving: false });
+                return Acquired::Buffer(PackBuffer {
+                    pool: self,
+                    bytes,
+                    moving: false,
+                });
             }
             if state.moving == 0 && has_open {
                 return Acquired::CloseOne;
@@ -115,7 +123,11 @@ mod tests {
 
     fn pool() -> &'static PackPool {
         Box::leak(Box::new(PackPool {
-            state: Mutex::new(State { alive: 0, moving: 0, free: Vec::new() }),
+            state: Mutex::new(State {
+                alive: 0,
+                moving: 0,
+                free: Vec::new(),
+            }),
             changed: Condvar::new(),
         }))
     }

@@ -32,7 +32,11 @@ impl PackBuilder {
         buffer.reserve_all();
         buffer.bytes.clear();
         buffer.bytes.extend_from_slice(&[0; HEADER_BYTES]);
-        Self { buffer, kind, entries: Vec::new() }
+        Self {
+            buffer,
+            kind,
+            entries: Vec::new(),
+        }
     }
 
     /// Whether a chunk of `body_bytes` can be added without growing beyond the target.
@@ -63,7 +67,11 @@ impl PackBuilder {
     }
 
     pub(crate) fn seal(self, ring: &KeyRing, vault: VaultId, key: PackKey) -> SealedPack {
-        let Self { mut buffer, kind, entries } = self;
+        let Self {
+            mut buffer,
+            kind,
+            entries,
+        } = self;
         let object = key.object();
         let bytes = &mut buffer.bytes;
         let header = seal::header(ring, ObjectType::Pack, &object, &blake3::hash(&bytes[HEADER_BYTES..]));
@@ -91,7 +99,10 @@ impl PackBuilder {
             generation: header.generation,
             salt: header.salt,
         };
-        SealedPack { listing: PackListing { info, entries }, bytes: Bytes::from_owner(buffer) }
+        SealedPack {
+            listing: PackListing { info, entries },
+            bytes: Bytes::from_owner(buffer),
+        }
     }
 }
 
@@ -120,7 +131,10 @@ impl SealedPack {
         if listing != self.listing {
             return Err(PackDamage::Directory("it is not what was put in".to_owned()));
         }
-        match check_chunks(&self.bytes, &listing.entries, &sealer, hasher).into_iter().next() {
+        match check_chunks(&self.bytes, &listing.entries, &sealer, hasher)
+            .into_iter()
+            .next()
+        {
             Some(damage) => Err(damage),
             None => Ok(()),
         }
@@ -139,7 +153,9 @@ pub(crate) fn read_pack(
     let sealer = Sealer::new(ring, vault, &key.object(), &header).map_err(|error| in_header(error.to_string()))?;
     let in_directory = |error: DirectoryError| PackDamage::Directory(error.to_string());
     let trailer = bytes.len().checked_sub(TRAILER_BYTES).filter(|at| *at >= HEADER_BYTES);
-    let trailer = trailer.ok_or(DirectoryError("no room for a trailer")).map_err(in_directory)?;
+    let trailer = trailer
+        .ok_or(DirectoryError("no room for a trailer"))
+        .map_err(in_directory)?;
     let directory_bytes = directory_length(&bytes[trailer..], bytes.len() as u64).map_err(in_directory)?;
     let directory = &bytes[trailer - directory_bytes..trailer];
     let (kind, entries) =
@@ -160,23 +176,23 @@ pub(crate) fn read_pack(
 
 /// The length of the sealed directory, from a pack's last 16 bytes.
 pub(crate) fn directory_length(trailer: &[u8], size_bytes: u64) -> Result<usize, DirectoryError> {
-    let trailer: &[u8; TRAILER_BYTES] = trailer.try_into().map_err(|_| DirectoryError("no room for a trailer"))?;
+    let trailer: &[u8; TRAILER_BYTES] = trailer
+        .try_into()
+        .map_err(|_| DirectoryError("no room for a trailer"))?;
     if &trailer[8..] != TRAILER_MAGIC {
         return Err(DirectoryError("the trailer is missing: the pack is cut short"));
     }
     let length = u64::from(u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]));
-    let room = size_bytes.min(PACK_LIMIT_BYTES).saturating_sub((HEADER_BYTES + TRAILER_BYTES) as u64);
+    let room = size_bytes
+        .min(PACK_LIMIT_BYTES)
+        .saturating_sub((HEADER_BYTES + TRAILER_BYTES) as u64);
     if length > room {
         return Err(DirectoryError("a directory longer than its pack"));
     }
     Ok(length as usize)
 }
 
-fn open_directory(
-    sealed: &[u8],
-    sealer: &Sealer,
-    chunks_end: u64,
-) -> Result<(ChunkKind, Vec<Entry>), DirectoryError> {
+fn open_directory(sealed: &[u8], sealer: &Sealer, chunks_end: u64) -> Result<(ChunkKind, Vec<Entry>), DirectoryError> {
     let mut plain = vec![0; sealed.len().saturating_sub(TAG_BYTES)];
     sealer
         .open_into(DIRECTORY_POSITION, sealed, &mut plain)
@@ -184,16 +200,15 @@ fn open_directory(
     let (kind, mut rest) = plain.split_first().ok_or(DirectoryError("it is empty"))?;
     let kind = ChunkKind::of(*kind).ok_or(DirectoryError("a kind of pack that is not known"))?;
     let entries = directory::decode_entries(&mut rest, chunks_end)?;
-    if rest.is_empty() { Ok((kind, entries)) } else { Err(DirectoryError("bytes after its end")) }
+    if rest.is_empty() {
+        Ok((kind, entries))
+    } else {
+        Err(DirectoryError("bytes after its end"))
+    }
 }
 
 /// Opens every chunk of a pack and hashes it; gives what is damaged.
-pub(crate) fn check_chunks(
-    bytes: &[u8],
-    entries: &[Entry],
-    sealer: &Sealer,
-    hasher: &ChunkHasher,
-) -> Vec<PackDamage> {
+pub(crate) fn check_chunks(bytes: &[u8], entries: &[Entry], sealer: &Sealer, hasher: &ChunkHasher) -> Vec<PackDamage> {
     let mut decoder = Decoder::new();
     let mut plain = Vec::new();
     let mut damage = Vec::new();
@@ -209,7 +224,11 @@ pub(crate) fn check_chunks(
         };
         let sealed = bytes.get(at..end).unwrap_or_default();
         if let Err(error) = open_chunk(sealer, hasher, &entry.id, shape, sealed, &mut decoder, &mut plain) {
-            damage.push(PackDamage::Chunk { id: entry.id, ordinal, what: error.to_string() });
+            damage.push(PackDamage::Chunk {
+                id: entry.id,
+                ordinal,
+                what: error.to_string(),
+            });
         }
         at = end;
     }
@@ -227,14 +246,20 @@ mod tests {
     use crate::pack::{Acquired, Encoder, PackPool};
 
     const VAULT: VaultId = VaultId([6; 16]);
-    const KEY: PackKey = PackKey { machine: MachineNumber(1), session: SessionNumber(2), number: 3 };
+    const KEY: PackKey = PackKey {
+        machine: MachineNumber(1),
+        session: SessionNumber(2),
+        number: 3,
+    };
 
     fn ring() -> KeyRing {
         KeyRing::new(VAULT, Cipher::Aes256Gcm, &[Zeroizing::new([1; 32])]).unwrap()
     }
 
     fn build(chunks: &[Vec<u8>], ring: &KeyRing) -> SealedPack {
-        let Acquired::Buffer(buffer) = PackPool::get().acquire(false) else { panic!("nothing is open") };
+        let Acquired::Buffer(buffer) = PackPool::get().acquire(false) else {
+            panic!("nothing is open")
+        };
         let mut builder = PackBuilder::new(buffer, ChunkKind::Data);
         let hasher = ChunkHasher::new(*ring.chunk_ids());
         let mut encoder = Encoder::new();
@@ -246,8 +271,8 @@ mod tests {
     }
 
     fn chunks() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let chunk = (proptest::collection::vec(any::<u8>(), 1..40), 1usize..200)
-            .prop_map(|(piece, times)| piece.repeat(times));
+        let chunk =
+            (proptest::collection::vec(any::<u8>(), 1..40), 1usize..200).prop_map(|(piece, times)| piece.repeat(times));
         proptest::collection::vec(chunk, 0..8)
     }
 

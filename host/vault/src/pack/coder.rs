@@ -18,7 +18,10 @@ impl Encoder {
     /// If there is no memory for a context (about 1 MiB).
     pub fn new() -> Self {
         let compressor = Compressor::new(LEVEL).expect("memory for a zstd context");
-        Self { compressor, buffer: Vec::new() }
+        Self {
+            compressor,
+            buffer: Vec::new(),
+        }
     }
 
     /// The bytes to store and whether they are compressed. What gains less than 1/16 is stored as it is, which makes it
@@ -59,7 +62,10 @@ impl Decoder {
     /// If there is no memory for a context (about 160 KiB).
     pub fn new() -> Self {
         let decompressor = Decompressor::new().expect("memory for a zstd context");
-        Self { decompressor, opened: Vec::new() }
+        Self {
+            decompressor,
+            opened: Vec::new(),
+        }
     }
 
     /// Decompresses `opened` to exactly `plain_bytes`.

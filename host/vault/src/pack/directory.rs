@@ -148,11 +148,22 @@ pub(crate) fn decode_piece(mut bytes: &[u8]) -> Result<Vec<PackListing>, Directo
         let generation = bytes.get_u32_le();
         let mut salt = [0; SALT_BYTES];
         bytes.copy_to_slice(&mut salt);
-        let info = PackInfo { key: PackKey::from_bytes(&key), size_bytes, kind, cipher, generation, salt };
+        let info = PackInfo {
+            key: PackKey::from_bytes(&key),
+            size_bytes,
+            kind,
+            cipher,
+            generation,
+            salt,
+        };
         let entries = decode_entries(bytes, u64::from(size_bytes))?;
         listings.push(PackListing { info, entries });
     }
-    if bytes.is_empty() { Ok(listings) } else { Err(DirectoryError("bytes after its end")) }
+    if bytes.is_empty() {
+        Ok(listings)
+    } else {
+        Err(DirectoryError("bytes after its end"))
+    }
 }
 
 fn take_u32(bytes: &mut &[u8]) -> Result<u32, DirectoryError> {
@@ -167,12 +178,25 @@ mod tests {
     use crate::ids::{MachineNumber, SessionNumber};
 
     fn entries() -> impl Strategy<Value = Vec<Entry>> {
-        let entry = (any::<[u8; 20]>(), 1u32..=1 << 20, any::<bool>(), any::<prop::sample::Index>()).prop_map(
-            |(id, plain_bytes, compressed, index)| {
-                let body = if compressed { index.index(plain_bytes as usize) as u32 } else { plain_bytes };
-                Entry { id: ChunkId(id), stored_bytes: body + TAG_BYTES as u32, plain_bytes, compressed }
-            },
-        );
+        let entry = (
+            any::<[u8; 20]>(),
+            1u32..=1 << 20,
+            any::<bool>(),
+            any::<prop::sample::Index>(),
+        )
+            .prop_map(|(id, plain_bytes, compressed, index)| {
+                let body = if compressed {
+                    index.index(plain_bytes as usize) as u32
+                } else {
+                    plain_bytes
+                };
+                Entry {
+                    id: ChunkId(id),
+                    stored_bytes: body + TAG_BYTES as u32,
+                    plain_bytes,
+                    compressed,
+                }
+            });
         proptest::collection::vec(entry, 0..20)
     }
 

@@ -48,13 +48,21 @@ pub(crate) fn open_chunk(
         sealer
             .open_into(shape.ordinal, sealed, &mut decoder.opened)
             .map_err(|_| OpenChunkError::Broken)?;
-        decoder.decompress(plain_bytes, out).map_err(|_| OpenChunkError::Compression)?;
+        decoder
+            .decompress(plain_bytes, out)
+            .map_err(|_| OpenChunkError::Compression)?;
     } else {
         if body_bytes != plain_bytes {
             return Err(OpenChunkError::Length);
         }
         out.resize(plain_bytes, 0);
-        sealer.open_into(shape.ordinal, sealed, out).map_err(|_| OpenChunkError::Broken)?;
+        sealer
+            .open_into(shape.ordinal, sealed, out)
+            .map_err(|_| OpenChunkError::Broken)?;
     }
-    if hasher.id(out) == *id { Ok(()) } else { Err(OpenChunkError::OtherId) }
+    if hasher.id(out) == *id {
+        Ok(())
+    } else {
+        Err(OpenChunkError::OtherId)
+    }
 }

@@ -48,14 +48,19 @@ impl BlockCache {
         let from = (range.start - start) as usize;
         let to = (range.end - start) as usize;
         if to > whole.len() {
-            return Err(ReadError::Damaged { object: pack.info.key.object(), what: "it is cut short".to_owned() });
+            return Err(ReadError::Damaged {
+                object: pack.info.key.object(),
+                what: "it is cut short".to_owned(),
+            });
         }
         Ok(whole.slice(from..to))
     }
 
     fn get(&self, pack: PackKey, block: u64) -> Option<Bytes> {
         let mut blocks = self.blocks.lock();
-        let at = blocks.iter().position(|(key, number, _)| (*key, *number) == (pack, block))?;
+        let at = blocks
+            .iter()
+            .position(|(key, number, _)| (*key, *number) == (pack, block))?;
         let found = blocks.remove(at)?;
         let bytes = found.2.clone();
         blocks.push_back(found);

@@ -165,7 +165,12 @@ impl ChunkReader {
             let found = self.look_up(ids).await?;
             let missing = ids.iter().zip(&found).find(|(_, places)| places.is_empty());
             match (missing, tries) {
-                (None, _) => return Ok(found.into_iter().filter_map(|places| places.into_iter().next()).collect()),
+                (None, _) => {
+                    return Ok(found
+                        .into_iter()
+                        .filter_map(|places| places.into_iter().next())
+                        .collect());
+                }
                 (Some(_), 0) => {
                     index::sync(&self.vault).await?;
                 }
@@ -183,10 +188,15 @@ impl ChunkReader {
             return look_up(&self.vault, ids);
         }
         let (vault, ids) = (Arc::clone(&self.vault), ids.to_vec());
-        tokio::task::spawn_blocking(move || look_up(&vault, &ids)).await.unwrap_or_else(|panicked| {
-            let folder = self.vault.index.folder().to_owned();
-            Err(ReadError::Cache { folder, source: io::Error::other(panicked) })
-        })
+        tokio::task::spawn_blocking(move || look_up(&vault, &ids))
+            .await
+            .unwrap_or_else(|panicked| {
+                let folder = self.vault.index.folder().to_owned();
+                Err(ReadError::Cache {
+                    folder,
+                    source: io::Error::other(panicked),
+                })
+            })
     }
 
     /// A byte range of a pack, as one request.
@@ -195,7 +205,10 @@ impl ChunkReader {
         let wanted = range.end - range.start;
         match self.vault.store.get_range(&object, range).await? {
             Some(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
-            Some(_) => Err(ReadError::Damaged { object, what: "it is cut short".to_owned() }),
+            Some(_) => Err(ReadError::Damaged {
+                object,
+                what: "it is cut short".to_owned(),
+            }),
             None => {
                 self.vault.reading.gone.lock().insert(pack.info.key);
                 Err(ReadError::PackMissing(pack.name()))
@@ -219,9 +232,22 @@ impl ChunkReader {
             plain_bytes: location.plain_bytes,
             compressed: location.compressed,
         };
-        open_chunk(&location.pack.sealer, &self.vault.hasher(), id, shape, sealed, decoder, out).map_err(|error| {
+        open_chunk(
+            &location.pack.sealer,
+            &self.vault.hasher(),
+            id,
+            shape,
+            sealed,
+            decoder,
+            out,
+        )
+        .map_err(|error| {
             out.clear();
-            ReadError::ChunkDamaged { id: *id, pack: location.pack.name(), what: error.to_string() }
+            ReadError::ChunkDamaged {
+                id: *id,
+                pack: location.pack.name(),
+                what: error.to_string(),
+            }
         })
     }
 
@@ -252,7 +278,12 @@ impl ChunkReader {
     }
 
     async fn read_at(&self, id: &ChunkId, location: &Location) -> Result<Bytes, ReadError> {
-        let sealed = self.vault.reading.blocks.read(self, &location.pack, location.range()).await?;
+        let sealed = self
+            .vault
+            .reading
+            .blocks
+            .read(self, &location.pack, location.range())
+            .await?;
         let mut plain = Vec::new();
         self.open(id, location, &sealed, &mut Decoder::new(), &mut plain)?;
         Ok(plain.into())
@@ -262,7 +293,10 @@ impl ChunkReader {
 fn look_up(vault: &Inner, ids: &[ChunkId]) -> Result<Vec<Vec<Location>>, ReadError> {
     ids.iter()
         .map(|id| {
-            let failed = |source| ReadError::Cache { folder: vault.index.folder().to_owned(), source };
+            let failed = |source| ReadError::Cache {
+                folder: vault.index.folder().to_owned(),
+                source,
+            };
             let mut places = Vec::new();
             for found in vault.index.candidates(id).map_err(failed)? {
                 if vault.reading.gone.lock().contains(&found.pack) {
@@ -288,7 +322,9 @@ fn pack_ref(vault: &Inner, found: &Found) -> io::Result<Option<Arc<PackRef>>> {
     if let Some(known) = vault.reading.packs.lock().get(&found.pack) {
         return Ok(Some(Arc::clone(known)));
     }
-    let Some(info) = vault.index.pack(&found.pack)? else { return Ok(None) };
+    let Some(info) = vault.index.pack(&found.pack)? else {
+        return Ok(None);
+    };
     let Ok(sealer) = Sealer::new(&vault.ring, vault.id, &info.key.object(), &info.header()) else {
         tracing::warn!(pack = %info.key, "the index names a pack that is sealed in another way than this vault");
         return Ok(None);

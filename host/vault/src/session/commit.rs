@@ -41,18 +41,30 @@ impl SessionWriter {
             machine_number: shared.machine,
             number: shared.number,
             committed_at: Timestamp::now(),
-            written: Written { packs: packs.len() as u32, index_pieces, stored_bytes: shared.stored_bytes() },
+            written: Written {
+                packs: packs.len() as u32,
+                index_pieces,
+                stored_bytes: shared.stored_bytes(),
+            },
             fate: Default::default(),
-            content: PointDraft { host: own_or(draft.host.clone(), &shared.host), ..draft },
+            content: PointDraft {
+                host: own_or(draft.host.clone(), &shared.host),
+                ..draft
+            },
         };
         let object = object::point(shared.machine, shared.number);
-        let record = PointRecord::Commit { point: Box::new(point.clone()) };
+        let record = PointRecord::Commit {
+            point: Box::new(point.clone()),
+        };
         let bytes = vault.records().seal_json(ObjectType::Point, &object, &record);
         let (path, content) = (commit_file.to_owned(), bytes.clone());
         let written = tokio::task::spawn_blocking(move || write_durably(&path, &content)).await;
         written
             .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
-            .map_err(|source| CommitError::CommitFile { path: commit_file.to_owned(), source })?;
+            .map_err(|source| CommitError::CommitFile {
+                path: commit_file.to_owned(),
+                source,
+            })?;
         create_point(vault, shared.machine, shared.number, bytes).await?;
         // The next session of this host finds this one's chunks on disk. Without it they are fetched again.
         if let Err(error) = index::blocking(vault, |vault| vault.index.write_down()).await {
@@ -72,23 +84,39 @@ async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
     let vault = &shared.vault;
     let (own, used, _) = shared.needed();
     let own = own.into_iter().map(|(number, size_bytes)| {
-        (PackKey { machine: shared.machine, session: shared.number, number }, Some(size_bytes))
+        (
+            PackKey {
+                machine: shared.machine,
+                session: shared.number,
+                number,
+            },
+            Some(size_bytes),
+        )
     });
     let mut wanted: Vec<(PackKey, Option<u32>)> = own.collect();
     for key in used {
-        let info = vault.index.pack(&key).map_err(|source| WriteError::Cache { source: Arc::new(source) })?;
+        let info = vault.index.pack(&key).map_err(|source| WriteError::Cache {
+            source: Arc::new(source),
+        })?;
         wanted.push((key, info.map(|info| info.size_bytes)));
     }
     let looked = stream::iter(wanted)
         .map(|(key, wanted)| async move {
-            let found = vault.store.size(&key.object()).await.map_err(|source| CommitError::Check { source })?;
+            let found = vault
+                .store
+                .size(&key.object())
+                .await
+                .map_err(|source| CommitError::Check { source })?;
             let what = match (found, wanted) {
                 (Some(found), Some(wanted)) if found == u64::from(wanted) => return Ok(()),
                 (None, _) => "it is not there".to_owned(),
                 (Some(_), None) => "the local index does not know it".to_owned(),
                 (Some(found), Some(wanted)) => format!("it has {found} bytes instead of {wanted}"),
             };
-            Err(CommitError::PackMissing { pack: key.to_string(), what })
+            Err(CommitError::PackMissing {
+                pack: key.to_string(),
+                what,
+            })
         })
         .buffer_unordered(LOOKS_AT_ONCE)
         .try_collect::<()>()
@@ -116,7 +144,12 @@ async fn create_point(
             Ok(()) => return Ok(()),
             Err(error) => vault.store.create_failed(&object, error),
         };
-        tracing::debug!(object, ?error, attempt, "the commit was answered with an error; reading what is there");
+        tracing::debug!(
+            object,
+            ?error,
+            attempt,
+            "the commit was answered with an error; reading what is there"
+        );
         match vault.store.get(&object, RECORD_LIMIT_BYTES).await {
             Ok(Some(found)) if found == bytes => return Ok(()),
             Ok(Some(found)) => return Err(whose(vault, machine, number, &found)),
@@ -151,13 +184,20 @@ pub(crate) async fn commit_again(
     number: SessionNumber,
     commit_file: &Path,
 ) -> Result<Point, CommitError> {
-    let failed = |source| CommitError::CommitFile { path: commit_file.to_owned(), source };
+    let failed = |source| CommitError::CommitFile {
+        path: commit_file.to_owned(),
+        source,
+    };
     let bytes: Bytes = tokio::fs::read(commit_file).await.map_err(failed)?.into();
     let object = object::point(machine, number);
     let record = vault.records().open_json(ObjectType::Point, &object, &bytes)?;
     let PointRecord::Commit { point } = record else {
         let what = "the commit file holds no commit".to_owned();
-        return Err(ReadError::Damaged { object: commit_file.display().to_string(), what }.into());
+        return Err(ReadError::Damaged {
+            object: commit_file.display().to_string(),
+            what,
+        }
+        .into());
     };
     create_point(vault, machine, number, bytes).await?;
     Ok(*point)

@@ -10,6 +10,8 @@
 //! 7. Create the point. 8. Only now say so.
 
 mod commit;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::sync::Arc;
@@ -90,7 +92,10 @@ pub enum CommitError {
     #[error("pack {pack}, which the point needs, is not in the vault as it should be: {what}")]
     PackMissing { pack: String, what: String },
     #[error("write the point to {}", path.display())]
-    CommitFile { path: std::path::PathBuf, source: std::io::Error },
+    CommitFile {
+        path: std::path::PathBuf,
+        source: std::io::Error,
+    },
     #[error("the session was aborted by somebody else ({reason}): begin a new one upon the same snapshot")]
     Fenced { reason: String },
     #[error("session {0} is committed")]
@@ -202,7 +207,11 @@ pub(crate) async fn abort(
     reason: &str,
 ) -> Result<(), CommitError> {
     let object = object::point(machine, number);
-    let record = PointRecord::Abort { reason: reason.to_owned(), host: String::new(), at: Timestamp::now() };
+    let record = PointRecord::Abort {
+        reason: reason.to_owned(),
+        host: String::new(),
+        at: Timestamp::now(),
+    };
     match vault.records().create(ObjectType::Point, &object, &record).await {
         Ok(()) => Ok(()),
         Err(StoreError::Taken { .. }) => match register::point_record(vault.records(), machine, number).await? {

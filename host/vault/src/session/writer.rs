@@ -122,7 +122,9 @@ impl SessionWriter {
             known_chunks: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     pub fn machine(&self) -> MachineNumber {
@@ -157,7 +159,10 @@ impl SessionWriter {
         encoder: &mut Encoder,
     ) -> Result<PutReport, WriteError> {
         if plain.is_empty() || plain.len() > CHUNK_LIMIT_BYTES {
-            return Err(WriteError::ChunkTooLarge { bytes: plain.len(), limit_bytes: CHUNK_LIMIT_BYTES });
+            return Err(WriteError::ChunkTooLarge {
+                bytes: plain.len(),
+                limit_bytes: CHUNK_LIMIT_BYTES,
+            });
         }
         let shared = &self.shared;
         shared.check()?;
@@ -167,7 +172,11 @@ impl SessionWriter {
         if open.over {
             return Err(WriteError::Over);
         }
-        if open.slot(kind).as_ref().is_some_and(|pack| !pack.fits(body.len()) || pack.chunks() == CHUNKS_LIMIT) {
+        if open
+            .slot(kind)
+            .as_ref()
+            .is_some_and(|pack| !pack.fits(body.len()) || pack.chunks() == CHUNKS_LIMIT)
+        {
             shared.close(&mut open, kind);
         }
         if open.slot(kind).is_none() {
@@ -220,7 +229,11 @@ impl SessionWriter {
 
 impl Shared {
     fn check(&self) -> Result<(), WriteError> {
-        if self.failed.load(Ordering::Acquire) { self.failure() } else { Ok(()) }
+        if self.failed.load(Ordering::Acquire) {
+            self.failure()
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn failure(&self) -> Result<(), WriteError> {
@@ -236,8 +249,12 @@ impl Shared {
 
     fn is_in_vault(&self, id: &ChunkId) -> Result<bool, WriteError> {
         let candidates = self.vault.index.candidates(id);
-        let candidates = candidates.map_err(|source| WriteError::Cache { source: Arc::new(source) })?;
-        let Some(found) = candidates.iter().find(|found| !self.log.forbids(&found.pack)) else { return Ok(false) };
+        let candidates = candidates.map_err(|source| WriteError::Cache {
+            source: Arc::new(source),
+        })?;
+        let Some(found) = candidates.iter().find(|found| !self.log.forbids(&found.pack)) else {
+            return Ok(false);
+        };
         if !self.is_own(&found.pack) {
             self.claims.lock().used.insert(found.pack);
         }
@@ -267,7 +284,11 @@ impl Shared {
     fn close(self: &Arc<Self>, open: &mut OpenPacks, kind: ChunkKind) {
         let Some(mut pack) = open.slot(kind).take() else { return };
         pack.set_moving();
-        let key = PackKey { machine: self.machine, session: self.number, number: open.next_number };
+        let key = PackKey {
+            machine: self.machine,
+            session: self.number,
+            number: open.next_number,
+        };
         open.next_number += 1;
         let shared = Arc::clone(self);
         let task = self.runtime.spawn(async move {
@@ -289,13 +310,23 @@ impl Shared {
         let sealed = match sealed.await {
             Ok(Ok(sealed)) => sealed,
             Ok(Err(damage)) => {
-                return Err(WriteError::NotProven { pack: key.to_string(), what: damage.to_string() });
+                return Err(WriteError::NotProven {
+                    pack: key.to_string(),
+                    what: damage.to_string(),
+                });
             }
-            Err(panicked) => return Err(WriteError::Broken { what: panicked.to_string() }),
+            Err(panicked) => {
+                return Err(WriteError::Broken {
+                    what: panicked.to_string(),
+                });
+            }
         };
         let size_bytes = sealed.listing.info.size_bytes;
         let sent = self.vault.store.create(&key.object(), sealed.bytes).await;
-        sent.map_err(|source| WriteError::Pack { pack: key.to_string(), source: Arc::new(source) })?;
+        sent.map_err(|source| WriteError::Pack {
+            pack: key.to_string(),
+            source: Arc::new(source),
+        })?;
         self.stored_bytes.fetch_add(u64::from(size_bytes), Ordering::Relaxed);
         let piece = {
             let mut sent = self.sent.lock();
@@ -310,19 +341,36 @@ impl Shared {
     }
 
     async fn send_piece(&self, number: u32, listings: Vec<PackListing>) -> Result<(), WriteError> {
-        let key = PackKey { machine: self.machine, session: self.number, number };
+        let key = PackKey {
+            machine: self.machine,
+            session: self.number,
+            number,
+        };
         let object = key.index_object();
-        let bytes = self.vault.records().seal(ObjectType::Index, &object, &encode_piece(&listings));
+        let bytes = self
+            .vault
+            .records()
+            .seal(ObjectType::Index, &object, &encode_piece(&listings));
         let size_bytes = bytes.len() as u64;
         let sent = self.vault.store.create(&object, bytes).await;
-        sent.map_err(|source| WriteError::Index { source: Arc::new(source) })?;
+        sent.map_err(|source| WriteError::Index {
+            source: Arc::new(source),
+        })?;
         self.stored_bytes.fetch_add(size_bytes, Ordering::Relaxed);
         let vault = Arc::clone(&self.vault);
         let added = spawn_blocking(move || vault.index.add_piece(key, &listings).map(|()| listings));
         let listings = match added.await {
             Ok(Ok(listings)) => listings,
-            Ok(Err(source)) => return Err(WriteError::Cache { source: Arc::new(source) }),
-            Err(panicked) => return Err(WriteError::Broken { what: panicked.to_string() }),
+            Ok(Err(source)) => {
+                return Err(WriteError::Cache {
+                    source: Arc::new(source),
+                });
+            }
+            Err(panicked) => {
+                return Err(WriteError::Broken {
+                    what: panicked.to_string(),
+                });
+            }
         };
         // Only after the index has them: in between they are in both, never in neither.
         let mut claims = self.claims.lock();
@@ -348,7 +396,9 @@ impl Shared {
         self.failure()?;
         let sent = self.sent.lock().packs.len();
         if sent != closed {
-            return Err(WriteError::Broken { what: format!("{sent} of {closed} packs were sent") });
+            return Err(WriteError::Broken {
+                what: format!("{sent} of {closed} packs were sent"),
+            });
         }
         let last = {
             let mut sent = self.sent.lock();
@@ -367,7 +417,9 @@ impl Shared {
         loop {
             let Some(task) = self.tasks.lock().pop() else { return };
             if let Err(panicked) = task.await {
-                self.fail(WriteError::Broken { what: panicked.to_string() });
+                self.fail(WriteError::Broken {
+                    what: panicked.to_string(),
+                });
             }
         }
     }
@@ -375,7 +427,11 @@ impl Shared {
     /// The session's own packs and their sizes, those of others that it relies on, and its pieces.
     pub(super) fn needed(&self) -> (Vec<(u32, u32)>, Vec<PackKey>, u32) {
         let sent = self.sent.lock();
-        (sent.packs.clone(), self.claims.lock().used.iter().copied().collect(), sent.pieces)
+        (
+            sent.packs.clone(),
+            self.claims.lock().used.iter().copied().collect(),
+            sent.pieces,
+        )
     }
 
     pub(super) fn stored_bytes(&self) -> u64 {

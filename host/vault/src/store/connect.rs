@@ -41,21 +41,32 @@ pub(super) fn connect(config: &StoreConfig) -> Result<Connected, StoreError> {
         "file" => local(url),
         "s3" => s3(url, &config.options),
         "az" => azure(url, &config.options),
-        "memory" => Ok(Connected { inner: Arc::new(InMemory::new()), prefix: prefix(url)? }),
+        "memory" => Ok(Connected {
+            inner: Arc::new(InMemory::new()),
+            prefix: prefix(url)?,
+        }),
         other => Err(bad(url, format!("`{other}://` is none of s3://, az:// and file://"))),
     }
 }
 
 fn local(url: &Url) -> Result<Connected, StoreError> {
-    let folder: PathBuf = url.to_file_path().map_err(|()| bad(url, "a folder is wanted, as file:///var/lib/coffre"))?;
+    let folder: PathBuf = url
+        .to_file_path()
+        .map_err(|()| bad(url, "a folder is wanted, as file:///var/lib/coffre"))?;
     // fsync also covers the parent folders, so a vault on a disk that loses power keeps what was acknowledged.
     if fs::exists(&folder).unwrap_or(true) {
         let inner = LocalFileSystem::new_with_prefix(&folder).map_err(|source| setup(url, source))?;
-        return Ok(Connected { inner: Arc::new(inner.with_fsync(true)), prefix: ObjectPath::default() });
+        return Ok(Connected {
+            inner: Arc::new(inner.with_fsync(true)),
+            prefix: ObjectPath::default(),
+        });
     }
     // `init` makes the folder with its first object; until then there is nothing that could be made canonical.
     let prefix = ObjectPath::from_absolute_path(&folder).map_err(|error| bad(url, error.to_string()))?;
-    Ok(Connected { inner: Arc::new(LocalFileSystem::new().with_fsync(true)), prefix })
+    Ok(Connected {
+        inner: Arc::new(LocalFileSystem::new().with_fsync(true)),
+        prefix,
+    })
 }
 
 fn s3(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
@@ -84,7 +95,10 @@ fn s3(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         builder = builder.with_token(token.expose());
     }
     let inner = builder.build().map_err(|source| setup(url, source))?;
-    Ok(Connected { inner: Arc::new(inner), prefix: prefix(url)? })
+    Ok(Connected {
+        inner: Arc::new(inner),
+        prefix: prefix(url)?,
+    })
 }
 
 fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
@@ -95,7 +109,11 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         .with_retry(retry());
     if options.emulator {
         // Spelled out rather than `with_use_emulator`, which takes its address from the environment alone.
-        let endpoint = options.endpoint.as_deref().unwrap_or("http://127.0.0.1:10000").trim_end_matches('/');
+        let endpoint = options
+            .endpoint
+            .as_deref()
+            .unwrap_or("http://127.0.0.1:10000")
+            .trim_end_matches('/');
         let endpoint = match endpoint.strip_suffix(EMULATOR_ACCOUNT) {
             Some(_) => endpoint.to_owned(),
             None => format!("{endpoint}/{EMULATOR_ACCOUNT}"),
@@ -121,7 +139,10 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         }
     }
     let inner = builder.build().map_err(|source| setup(url, source))?;
-    Ok(Connected { inner: Arc::new(inner), prefix: prefix(url)? })
+    Ok(Connected {
+        inner: Arc::new(inner),
+        prefix: prefix(url)?,
+    })
 }
 
 fn client_options(options: &StoreOptions) -> Result<ClientOptions, StoreError> {
@@ -130,7 +151,10 @@ fn client_options(options: &StoreOptions) -> Result<ClientOptions, StoreError> {
         .with_timeout(REQUEST_TIMEOUT)
         .with_allow_http(options.allow_http || options.emulator);
     if let Some(path) = &options.ca_file {
-        let failed = |source: Cause| StoreError::CaFile { path: path.clone(), source };
+        let failed = |source: Cause| StoreError::CaFile {
+            path: path.clone(),
+            source,
+        };
         let pem = fs::read(path).map_err(|error| failed(error.into()))?;
         let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| failed(Cause::of(&error)))?;
         if certificates.is_empty() {
@@ -179,9 +203,15 @@ fn prefix(url: &Url) -> Result<ObjectPath, StoreError> {
 }
 
 fn bad(url: &Url, what: impl Into<String>) -> StoreError {
-    StoreError::Address { url: url.to_string(), what: what.into() }
+    StoreError::Address {
+        url: url.to_string(),
+        what: what.into(),
+    }
 }
 
 fn setup(url: &Url, source: object_store::Error) -> StoreError {
-    StoreError::Setup { store: url.to_string(), source: Cause::of(&source) }
+    StoreError::Setup {
+        store: url.to_string(),
+        source: Cause::of(&source),
+    }
 }

@@ -21,14 +21,29 @@ pub enum StoreError {
     #[error("{store} cannot be reached")]
     Unreachable { store: String, source: Cause },
     #[error("{store} does not let us {action} `{object}`")]
-    Denied { store: String, action: &'static str, object: String, source: Cause },
+    Denied {
+        store: String,
+        action: &'static str,
+        object: String,
+        source: Cause,
+    },
     /// Something else lies where only our object may lie.
     #[error("another object is already at `{object}` in {store}")]
     Taken { store: String, object: String },
     #[error("`{object}` in {store} has {found_bytes} bytes, at most {limit_bytes} were expected")]
-    TooLarge { store: String, object: String, found_bytes: u64, limit_bytes: u64 },
+    TooLarge {
+        store: String,
+        object: String,
+        found_bytes: u64,
+        limit_bytes: u64,
+    },
     #[error("{action} `{object}` in {store}")]
-    Failed { store: String, action: &'static str, object: String, source: Cause },
+    Failed {
+        store: String,
+        action: &'static str,
+        object: String,
+        source: Cause,
+    },
 }
 
 impl StoreError {
@@ -59,11 +74,29 @@ impl StoreError {
         let object = object.to_owned();
         match &error {
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-                Self::Denied { store, action, object, source: Cause::of(&error) }
+                Self::Denied {
+                    store,
+                    action,
+                    object,
+                    source: Cause::of(&error),
+                }
             }
-            _ if is_local_denial(&error) => Self::Denied { store, action, object, source: Cause::of(&error) },
-            _ if is_unreachable(&error) => Self::Unreachable { store, source: Cause::of(&error) },
-            _ => Self::Failed { store, action, object, source: Cause::of(&error) },
+            _ if is_local_denial(&error) => Self::Denied {
+                store,
+                action,
+                object,
+                source: Cause::of(&error),
+            },
+            _ if is_unreachable(&error) => Self::Unreachable {
+                store,
+                source: Cause::of(&error),
+            },
+            _ => Self::Failed {
+                store,
+                action,
+                object,
+                source: Cause::of(&error),
+            },
         }
     }
 }
@@ -90,7 +123,10 @@ impl Cause {
 
     pub(crate) fn text(line: impl Into<String>) -> Self {
         let line = line.into();
-        Self { chain: vec![line.clone()], line }
+        Self {
+            chain: vec![line.clone()],
+            line,
+        }
     }
 }
 
@@ -159,7 +195,10 @@ fn is_unreachable(error: &(dyn Error + 'static)) -> bool {
 fn is_local_denial(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|error| {
         error.downcast_ref::<io::Error>().is_some_and(|error| {
-            matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+            matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            )
         })
     })
 }
@@ -171,7 +210,10 @@ mod tests {
     #[test]
     fn the_cause_is_the_innermost_error() {
         let inner = io::Error::new(io::ErrorKind::ConnectionRefused, "Connection refused (os error 111)");
-        let error = object_store::Error::Generic { store: "S3", source: Box::new(inner) };
+        let error = object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(inner),
+        };
         assert_eq!(Cause::of(&error).to_string(), "Connection refused (os error 111)");
     }
 
@@ -180,6 +222,9 @@ mod tests {
         let text = "Server returned non-2xx status code: 404 Not Found: <?xml version=\"1.0\"?>\n<Error><Code>NoSuchBucket</Code>\
                     <Message>The bucket does\nnot exist</Message></Error>";
         let cause = Cause::of(&io::Error::other(text.to_owned()));
-        assert_eq!(cause.to_string(), "the server says NoSuchBucket: The bucket does not exist");
+        assert_eq!(
+            cause.to_string(),
+            "the server says NoSuchBucket: The bucket does not exist"
+        );
     }
 }

@@ -33,6 +33,8 @@ pub struct Store {
     /// For messages, without secrets.
     name: Arc<str>,
     first_pause: Duration,
+    /// Stores in memory keep the very bytes that they are given; given a pack buffer, it would never come back.
+    keeps_payloads: bool,
 }
 
 /// What a create did.
@@ -65,6 +67,7 @@ impl Store {
             prefix: connected.prefix,
             name: shown.as_str().into(),
             first_pause: FIRST_PAUSE,
+            keeps_payloads: config.url.scheme() == "memory",
         })
     }
 
@@ -75,6 +78,7 @@ impl Store {
             inner: store,
             prefix: ObjectPath::from(prefix),
             first_pause: Duration::from_millis(1),
+            keeps_payloads: true,
         }
     }
 
@@ -84,7 +88,9 @@ impl Store {
     }
 
     fn path(&self, object: &str) -> ObjectPath {
-        object.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+        object
+            .split('/')
+            .fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
     fn failed(&self, action: &'static str, object: &str, error: object_store::Error) -> StoreError {
@@ -106,15 +112,26 @@ impl Store {
                 limit_bytes,
             });
         }
-        result.bytes().await.map(Some).map_err(|error| self.failed("read", object, error))
+        result
+            .bytes()
+            .await
+            .map(Some)
+            .map_err(|error| self.failed("read", object, error))
     }
 
     /// A byte range, or nothing where no object is. A range that reaches past the object's end comes back shorter, or is
     /// an error, as the store pleases: callers check the length.
     pub(crate) async fn get_range(&self, object: &str, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            ..GetOptions::default()
+        };
         match self.inner.get_opts(&self.path(object), options).await {
-            Ok(result) => result.bytes().await.map(Some).map_err(|error| self.failed("read", object, error)),
+            Ok(result) => result
+                .bytes()
+                .await
+                .map(Some)
+                .map_err(|error| self.failed("read", object, error)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("read", object, error)),
         }
@@ -151,7 +168,12 @@ impl Store {
             if attempt == CREATE_ATTEMPTS || !error.may_help_to_try_again() {
                 return Err(error);
             }
-            tracing::debug!(object, ?error, attempt, "a create failed and left nothing; trying again");
+            tracing::debug!(
+                object,
+                ?error,
+                attempt,
+                "a create failed and left nothing; trying again"
+            );
             tokio::time::sleep(pause).await;
             pause *= 2;
             attempt += 1;
@@ -160,13 +182,26 @@ impl Store {
 
     /// One conditional put as the store answers it, for the probe at creation and for the commit, which decide themselves.
     pub(crate) async fn create_once(&self, object: &str, bytes: Bytes) -> object_store::Result<()> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        self.inner.put_opts(&self.path(object), PutPayload::from(bytes), options).await?;
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        let bytes = if self.keeps_payloads {
+            Bytes::copy_from_slice(&bytes)
+        } else {
+            bytes
+        };
+        self.inner
+            .put_opts(&self.path(object), PutPayload::from(bytes), options)
+            .await?;
         Ok(())
     }
 
     pub(crate) fn taken(&self, object: &str) -> StoreError {
-        StoreError::Taken { store: self.name.to_string(), object: object.to_owned() }
+        StoreError::Taken {
+            store: self.name.to_string(),
+            object: object.to_owned(),
+        }
     }
 
     pub(crate) fn create_failed(&self, object: &str, error: object_store::Error) -> StoreError {
@@ -179,7 +214,11 @@ impl Store {
 
     /// What is listed below a folder of the vault (or all of it for ""). A hint: it may be stale or cut short.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<Listed>, StoreError> {
-        let path = if folder.is_empty() { self.prefix.clone() } else { self.path(folder) };
+        let path = if folder.is_empty() {
+            self.prefix.clone()
+        } else {
+            self.path(folder)
+        };
         let mut stream = self.inner.list(Some(&path));
         let mut found = Vec::new();
         loop {
@@ -187,7 +226,10 @@ impl Store {
                 Ok(Some(meta)) => {
                     if let Some(parts) = meta.location.prefix_match(&self.prefix) {
                         let object = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-                        found.push(Listed { object, size_bytes: meta.size });
+                        found.push(Listed {
+                            object,
+                            size_bytes: meta.size,
+                        });
                     }
                 }
                 Ok(None) => break,

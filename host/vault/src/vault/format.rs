@@ -131,7 +131,10 @@ mod tests {
 
     #[test]
     fn a_newer_format_is_told_from_something_else() {
-        assert_eq!(Format::decode(b"COFFRE-VAULT 7\nwhatever").err(), Some(FormatError::Newer(7)));
+        assert_eq!(
+            Format::decode(b"COFFRE-VAULT 7\nwhatever").err(),
+            Some(FormatError::Newer(7))
+        );
         assert_eq!(Format::decode(b"repository format 1").err(), Some(FormatError::NotOurs));
     }
 

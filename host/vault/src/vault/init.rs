@@ -60,7 +60,11 @@ pub enum InitError {
 
 impl From<StoreError> for InitError {
     fn from(source: StoreError) -> Self {
-        if source.is_unreachable() { Self::Unreachable { source } } else { Self::Store { source } }
+        if source.is_unreachable() {
+            Self::Unreachable { source }
+        } else {
+            Self::Store { source }
+        }
     }
 }
 
@@ -71,7 +75,10 @@ pub(super) async fn init(store: Store, options: InitOptions) -> Result<Initializ
         Encryption::None => Vec::new(),
     };
     for (label, credential) in &slots {
-        credential.check().map_err(|source| InitError::Key { label: label.clone(), source })?;
+        credential.check().map_err(|source| InitError::Key {
+            label: label.clone(),
+            source,
+        })?;
     }
     let recovery_key = (encrypted && options.recovery_key).then(RecoveryKey::generate);
     slots.extend(recovery_key.iter().map(|key| ("recovery".to_owned(), key.credential())));
@@ -94,10 +101,17 @@ pub(super) async fn init(store: Store, options: InitOptions) -> Result<Initializ
         let key = key.clone();
         // Argon2 takes its time, off the runtime.
         let made = tokio::task::spawn_blocking(move || {
-            let context = SlotContext { vault: id, generation: 0, name: &name };
+            let context = SlotContext {
+                vault: id,
+                generation: 0,
+                name: &name,
+            };
             Slot::make(&label, &credential, context, &key, None).map(|slot| (name, slot))
         });
-        let (name, slot) = made.await.expect("making a slot does not panic").expect("our own parameters are sound");
+        let (name, slot) = made
+            .await
+            .expect("making a slot does not panic")
+            .expect("our own parameters are sound");
         store.create(&object::slot(0, &name), slot.encode().into()).await?;
     }
     let format = Format {
@@ -118,13 +132,19 @@ async fn refuse_what_is_not_empty(store: &Store) -> Result<(), InitError> {
     match store.get(object::FORMAT, FORMAT_LIMIT_BYTES).await {
         Ok(Some(bytes)) => {
             return Err(match Format::decode(&bytes) {
-                Ok(found) => InitError::AlreadyThere { id: Some(found.format.vault) },
-                Err(_) => InitError::NotEmpty { example: object::FORMAT.to_owned() },
+                Ok(found) => InitError::AlreadyThere {
+                    id: Some(found.format.vault),
+                },
+                Err(_) => InitError::NotEmpty {
+                    example: object::FORMAT.to_owned(),
+                },
             });
         }
         Ok(None) => {}
         Err(StoreError::TooLarge { .. }) => {
-            return Err(InitError::NotEmpty { example: object::FORMAT.to_owned() });
+            return Err(InitError::NotEmpty {
+                example: object::FORMAT.to_owned(),
+            });
         }
         Err(error) => return Err(error.into()),
     }
@@ -187,8 +207,9 @@ async fn probe_with(store: &Store, once: &str, race: &str) -> Result<(), InitErr
             }
         }
         ([_], _) => ignored("the winner's object is not what is there".to_owned()),
-        (winners, _) => {
-            ignored(format!("{} of {PROBE_RACERS} creates of one object at once succeeded", winners.len()))
-        }
+        (winners, _) => ignored(format!(
+            "{} of {PROBE_RACERS} creates of one object at once succeeded",
+            winners.len()
+        )),
     }
 }

@@ -70,7 +70,11 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) fn records(&self) -> Records<'_> {
-        Records { store: &self.store, vault: self.id, ring: &self.ring }
+        Records {
+            store: &self.store,
+            vault: self.id,
+            ring: &self.ring,
+        }
     }
 
     pub(crate) fn hasher(&self) -> ChunkHasher {
@@ -124,7 +128,12 @@ impl Vault {
     }
 
     pub async fn machine(&self, name: &str) -> Result<Option<MachineNumber>, ReadError> {
-        Ok(self.machines().await?.into_iter().find(|(_, found)| found == name).map(|(number, _)| number))
+        Ok(self
+            .machines()
+            .await?
+            .into_iter()
+            .find(|(_, found)| found == name)
+            .map(|(number, _)| number))
     }
 
     pub async fn machine_or_create(&self, name: &str) -> Result<MachineNumber, BeginError> {
@@ -157,7 +166,9 @@ impl Vault {
         }
         // Most points have no fate, so this is one request each, several at a time.
         for window in points.chunks_mut(16) {
-            let fates = window.iter().map(|point| register::fate(self.inner.records(), machine, point.number));
+            let fates = window
+                .iter()
+                .map(|point| register::fate(self.inner.records(), machine, point.number));
             let fates: Vec<Fate> = futures::future::try_join_all(fates).await?;
             for (point, fate) in window.iter_mut().zip(fates) {
                 point.fate = fate;
@@ -179,10 +190,14 @@ impl Vault {
 
     /// Sessions that are neither committed nor aborted.
     pub async fn sessions_undecided(&self, machine: MachineNumber) -> Result<Vec<(SessionNumber, Session)>, ReadError> {
-        let undecided = self.decisions(machine).await?.into_iter().filter_map(|(number, decision)| match decision {
-            Decision::Undecided(session) => Some((number, session)),
-            Decision::Aborted | Decision::Committed(_) => None,
-        });
+        let undecided = self
+            .decisions(machine)
+            .await?
+            .into_iter()
+            .filter_map(|(number, decision)| match decision {
+                Decision::Undecided(session) => Some((number, session)),
+                Decision::Aborted | Decision::Committed(_) => None,
+            });
         Ok(undecided.collect())
     }
 

@@ -59,7 +59,11 @@ pub enum OpenError {
 
 impl From<StoreError> for OpenError {
     fn from(source: StoreError) -> Self {
-        if source.is_unreachable() { Self::Unreachable { source } } else { Self::Store { source } }
+        if source.is_unreachable() {
+            Self::Unreachable { source }
+        } else {
+            Self::Store { source }
+        }
     }
 }
 
@@ -88,13 +92,18 @@ pub(super) async fn open(
         }
     };
     if !unproven.is_proven_by(&ring) {
-        return Err(OpenError::Damaged { what: "its `format` object was changed: the MAC is wrong".to_owned() });
+        return Err(OpenError::Damaged {
+            what: "its `format` object was changed: the MAC is wrong".to_owned(),
+        });
     }
     let folder = options.cache_folder.clone();
     let index = tokio::task::spawn_blocking(move || LocalIndex::open(&folder, id))
         .await
         .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
-        .map_err(|source| OpenError::Cache { folder: options.cache_folder, source })?;
+        .map_err(|source| OpenError::Cache {
+            folder: options.cache_folder,
+            source,
+        })?;
     Ok(Inner {
         encrypted: ring.cipher != Cipher::Checksum,
         store,
@@ -110,25 +119,39 @@ async fn read_format(store: &Store) -> Result<super::format::Unproven, OpenError
     let answer = tokio::time::timeout(ANSWER_TIMEOUT, store.get(object::FORMAT, FORMAT_LIMIT_BYTES)).await;
     let answer = answer.unwrap_or_else(|_| {
         let source = Cause::text(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()));
-        Err(StoreError::Unreachable { store: store.name().to_owned(), source })
+        Err(StoreError::Unreachable {
+            store: store.name().to_owned(),
+            source,
+        })
     });
     let bytes = match answer {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
             return Err(match store.any().await? {
-                Some(example) => OpenError::NotAVault { found: format!("it holds `{example}` and no `format` object") },
+                Some(example) => OpenError::NotAVault {
+                    found: format!("it holds `{example}` and no `format` object"),
+                },
                 None => OpenError::NotThere,
             });
         }
         Err(StoreError::TooLarge { .. }) => {
-            return Err(OpenError::NotAVault { found: "its `format` object is far too large".to_owned() });
+            return Err(OpenError::NotAVault {
+                found: "its `format` object is far too large".to_owned(),
+            });
         }
         Err(error) => return Err(error.into()),
     };
     Format::decode(&bytes).map_err(|error| match error {
-        FormatError::NotOurs => OpenError::NotAVault { found: error.to_string() },
-        FormatError::Newer(found) => OpenError::NewerFormat { found, known: FORMAT_VERSION },
-        FormatError::Damaged(_) => OpenError::Damaged { what: error.to_string() },
+        FormatError::NotOurs => OpenError::NotAVault {
+            found: error.to_string(),
+        },
+        FormatError::Newer(found) => OpenError::NewerFormat {
+            found,
+            known: FORMAT_VERSION,
+        },
+        FormatError::Damaged(_) => OpenError::Damaged {
+            what: error.to_string(),
+        },
     })
 }
 
@@ -143,11 +166,16 @@ async fn open_slots(store: &Store, vault: VaultId, credential: Credential) -> Re
         }
     }
     let Some(newest) = slots.iter().map(|(generation, _)| *generation).max() else {
-        return Err(OpenError::Damaged { what: "it has no key slot".to_owned() });
+        return Err(OpenError::Damaged {
+            what: "it has no key slot".to_owned(),
+        });
     };
     let of = |wanted: u32| {
-        let slots: Vec<String> =
-            slots.iter().filter(|(generation, _)| *generation == wanted).map(|(_, name)| name.clone()).collect();
+        let slots: Vec<String> = slots
+            .iter()
+            .filter(|(generation, _)| *generation == wanted)
+            .map(|(_, name)| name.clone())
+            .collect();
         slots
     };
     let tried = of(newest).len();
@@ -165,8 +193,13 @@ async fn open_slots(store: &Store, vault: VaultId, credential: Credential) -> Re
     }
     let Some((slot, name, key)) = opened else {
         return Err(match unreadable {
-            Some(SlotError::Newer(found)) => OpenError::NewerFormat { found, known: FORMAT_VERSION },
-            Some(error) if tried == 1 => OpenError::Damaged { what: format!("its only key slot: {error}") },
+            Some(SlotError::Newer(found)) => OpenError::NewerFormat {
+                found,
+                known: FORMAT_VERSION,
+            },
+            Some(error) if tried == 1 => OpenError::Damaged {
+                what: format!("its only key slot: {error}"),
+            },
             _ => OpenError::WrongKey { slots: tried },
         });
     };
@@ -174,8 +207,14 @@ async fn open_slots(store: &Store, vault: VaultId, credential: Credential) -> Re
     let mut holder = (slot, name);
     for generation in (1..=newest).rev() {
         let key = keys.last().expect("there is one key at least").clone();
-        let context = SlotContext { vault, generation, name: &holder.1 };
-        let damaged = |error: SlotError| OpenError::Damaged { what: format!("a key slot: {error}") };
+        let context = SlotContext {
+            vault,
+            generation,
+            name: &holder.1,
+        };
+        let damaged = |error: SlotError| OpenError::Damaged {
+            what: format!("a key slot: {error}"),
+        };
         keys.push(holder.0.previous(&key, context).map_err(damaged)?);
         if generation > 1 {
             // Any slot of the generation below has what its key seals, whoever it is for.
@@ -201,7 +240,14 @@ async fn open_slot(
     // Argon2 takes its time, off the runtime.
     let opening = tokio::task::spawn_blocking(move || {
         let slot = Slot::decode(&bytes)?;
-        let key = slot.open(&credential, SlotContext { vault, generation, name: &name })?;
+        let key = slot.open(
+            &credential,
+            SlotContext {
+                vault,
+                generation,
+                name: &name,
+            },
+        )?;
         Ok((slot, name, key))
     });
     Ok(opening.await.unwrap_or(Err(SlotError::Damaged("opening it failed"))))
@@ -215,5 +261,7 @@ async fn first_slot(store: &Store, generation: u32, names: Vec<String>) -> Resul
             return Ok((slot, name));
         }
     }
-    Err(OpenError::Damaged { what: format!("it has no key slot of generation {generation}") })
+    Err(OpenError::Damaged {
+        what: format!("it has no key slot of generation {generation}"),
+    })
 }

@@ -1,0 +1,283 @@
+//! A store that does what stores do on their bad days: loses acknowledgements, answers 409 with nothing stored, ignores
+//! put-if-absent, leaves objects out of listings, damages and loses them. For tests only.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use parking_lot::Mutex;
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is done, and an error says so.
+    Refuse,
+    /// It is done, and the answer is an error: a connection that breaks, a 503 after the act.
+    LoseAnswer,
+    /// It is done, and the answer is "already there": what a retry within the client meets.
+    AlreadyThere,
+    /// Nothing is done, and the answer is "already there": S3's 409 for two at once.
+    ConflictWithNothingStored,
+    /// Reads only: 404.
+    NotFound,
+}
+
+/// How faithful creates are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Creates {
+    #[default]
+    Atomic,
+    /// `If-None-Match` is taken and not looked at.
+    Overwrite,
+    /// Looks whether something is there, and some time later writes.
+    NotAtomic,
+}
+
+/// A kind of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    Put,
+    Get,
+    Head,
+    List,
+    Delete,
+}
+
+struct Rule {
+    request: Request,
+    prefix: String,
+    fault: Fault,
+    times: usize,
+}
+
+#[derive(Default)]
+struct State {
+    creates: Creates,
+    rules: Vec<Rule>,
+    hidden: Vec<String>,
+    seen: Vec<(Request, String)>,
+}
+
+/// An object store in memory, or another one, with faults.
+pub struct FaultStore {
+    inner: Arc<dyn ObjectStore>,
+    state: Mutex<State>,
+}
+
+impl fmt::Display for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a store with faults")
+    }
+}
+
+impl fmt::Debug for FaultStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FaultStore {
+    pub fn in_memory() -> Arc<Self> {
+        Self::over(Arc::new(InMemory::new()))
+    }
+
+    pub fn over(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            state: Mutex::default(),
+        })
+    }
+
+    pub fn set_creates(&self, creates: Creates) {
+        self.state.lock().creates = creates;
+    }
+
+    /// The next `times` requests of this kind to objects below `prefix` meet a fault.
+    pub fn inject(&self, request: Request, prefix: &str, fault: Fault, times: usize) {
+        self.state.lock().rules.push(Rule {
+            request,
+            prefix: prefix.to_owned(),
+            fault,
+            times,
+        });
+    }
+
+    /// Forgets the faults that have not happened yet.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.rules.clear();
+        state.hidden.clear();
+    }
+
+    /// Leaves objects below `prefix` out of listings from now on.
+    pub fn hide(&self, prefix: &str) {
+        self.state.lock().hidden.push(prefix.to_owned());
+    }
+
+    /// Every request so far, in order.
+    pub fn seen(&self) -> Vec<(Request, String)> {
+        self.state.lock().seen.clone()
+    }
+
+    pub fn forget_seen(&self) {
+        self.state.lock().seen.clear();
+    }
+
+    /// The names of all objects below a prefix, sorted, without any fault.
+    pub async fn names(&self, prefix: &str) -> Vec<String> {
+        let all: Vec<ObjectMeta> = self
+            .inner
+            .list(None)
+            .try_collect()
+            .await
+            .expect("the inner store lists");
+        let mut names: Vec<String> = all.into_iter().map(|meta| meta.location.to_string()).collect();
+        names.retain(|name| name.starts_with(prefix));
+        names.sort();
+        names
+    }
+
+    pub async fn bytes(&self, object: &str) -> Bytes {
+        let result = self.inner.get(&Path::from(object)).await.expect("the object is there");
+        result.bytes().await.expect("the inner store reads")
+    }
+
+    /// Overwrites an object behind everybody's back.
+    pub async fn replace(&self, object: &str, bytes: impl Into<Bytes>) {
+        let payload = PutPayload::from(bytes.into());
+        self.inner
+            .put(&Path::from(object), payload)
+            .await
+            .expect("the inner store writes");
+    }
+
+    /// Flips one bit of an object.
+    pub async fn flip(&self, object: &str, at: usize) {
+        let mut bytes = self.bytes(object).await.to_vec();
+        bytes[at] ^= 1;
+        self.replace(object, bytes).await;
+    }
+
+    /// Loses an object.
+    pub async fn lose(&self, object: &str) {
+        self.inner
+            .delete(&Path::from(object))
+            .await
+            .expect("the inner store deletes");
+    }
+
+    fn fault(&self, request: Request, location: &Path) -> Option<Fault> {
+        let mut state = self.state.lock();
+        state.seen.push((request, location.to_string()));
+        let matching =
+            |rule: &&mut Rule| rule.times > 0 && rule.request == request && location.as_ref().starts_with(&rule.prefix);
+        let rule = state.rules.iter_mut().find(matching)?;
+        rule.times -= 1;
+        Some(rule.fault)
+    }
+
+    async fn put_really(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
+        let creates = self.state.lock().creates;
+        if opts.mode == PutMode::Create {
+            match creates {
+                Creates::Atomic => {}
+                Creates::Overwrite => opts.mode = PutMode::Overwrite,
+                Creates::NotAtomic => {
+                    if self.inner.head(location).await.is_ok() {
+                        return Err(already_there(location));
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    opts.mode = PutMode::Overwrite;
+                }
+            }
+        }
+        self.inner.put_opts(location, payload, opts).await
+    }
+}
+
+fn broken(what: &'static str) -> Error {
+    Error::Generic {
+        store: "fault",
+        source: what.into(),
+    }
+}
+
+fn already_there(location: &Path) -> Error {
+    Error::AlreadyExists {
+        path: location.to_string(),
+        source: "injected".into(),
+    }
+}
+
+fn not_found(location: &Path) -> Error {
+    Error::NotFound {
+        path: location.to_string(),
+        source: "injected".into(),
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
+        match self.fault(Request::Put, location) {
+            None => self.put_really(location, payload, opts).await,
+            Some(Fault::Refuse | Fault::NotFound) => Err(broken("refused")),
+            Some(Fault::LoseAnswer) => {
+                self.put_really(location, payload, opts).await?;
+                Err(broken("503 after the act"))
+            }
+            Some(Fault::AlreadyThere) => {
+                self.put_really(location, payload, opts).await?;
+                Err(already_there(location))
+            }
+            Some(Fault::ConflictWithNothingStored) => Err(already_there(location)),
+        }
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(broken("multipart uploads cannot be conditional and are not used"))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let request = if options.head { Request::Head } else { Request::Get };
+        match self.fault(request, location) {
+            None => self.inner.get_opts(location, options).await,
+            Some(Fault::NotFound) => Err(not_found(location)),
+            Some(_) => Err(broken("refused")),
+        }
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if self.fault(Request::List, prefix.unwrap_or(&Path::default())).is_some() {
+            return futures::stream::once(async { Err(broken("refused")) }).boxed();
+        }
+        let hidden = self.state.lock().hidden.clone();
+        let shown = move |meta: &ObjectMeta| !hidden.iter().any(|prefix| meta.location.as_ref().starts_with(prefix));
+        self.inner
+            .list(prefix)
+            .try_filter(move |meta| futures::future::ready(shown(meta)))
+            .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
