@@ -1,1 +1,12 @@
-//! End-to-end tests.
+//! What end-to-end tests share: a folder with a configuration, disks with known content, servers, and the program itself.
+//!
+//! The servers are started by `cargo xtask test`, which says where they are; a test that needs one and does not find it
+//! fails and says so.
+
+pub mod disk;
+pub mod mount;
+pub mod place;
+pub mod servers;
+
+pub use place::{Place, Ran};
+pub use servers::VaultKind;

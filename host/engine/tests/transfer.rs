@@ -36,10 +36,14 @@ impl DiskSource for MemoryDisk {
         const UNIT: usize = 64 << 10;
         let has_data = |unit: &usize| {
             let start = unit * UNIT;
-            self.0[start..(start + UNIT).min(self.0.len())].iter().any(|byte| *byte != 0)
+            self.0[start..(start + UNIT).min(self.0.len())]
+                .iter()
+                .any(|byte| *byte != 0)
         };
         let units = self.0.len().div_ceil(UNIT);
-        let Some(first) = (from_bytes as usize / UNIT..units).find(has_data) else { return Ok(None) };
+        let Some(first) = (from_bytes as usize / UNIT..units).find(has_data) else {
+            return Ok(None);
+        };
         let last = (first..units).find(|unit| !has_data(unit)).unwrap_or(units);
         let end = ((last * UNIT) as u64).min(self.size_bytes());
         let start = ((first * UNIT) as u64).max(from_bytes);
@@ -78,9 +82,11 @@ impl ChangeList for ListedChanges {
     async fn next(&mut self) -> Result<Vec<Extent>, ProviderError> {
         match self.pieces.pop_front() {
             Some(piece) => Ok(piece),
-            None if self.breaks_off => {
-                Err(ProviderError { kind: ProviderErrorKind::Trapped, text: "trapped".into(), hint: None })
-            }
+            None if self.breaks_off => Err(ProviderError {
+                kind: ProviderErrorKind::Trapped,
+                text: "trapped".into(),
+                hint: None,
+            }),
             None => Ok(Vec::new()),
         }
     }
@@ -88,7 +94,10 @@ impl ChangeList for ListedChanges {
 
 fn tracked(extents: Vec<Extent>) -> Result<Box<dyn ChangeList>, String> {
     let pieces = extents.chunks(3).map(<[Extent]>::to_vec).collect();
-    Ok(Box::new(ListedChanges { pieces, breaks_off: false }))
+    Ok(Box::new(ListedChanges {
+        pieces,
+        breaks_off: false,
+    }))
 }
 
 /// xorshift64*, so that a failing seed can be run again.
@@ -129,14 +138,27 @@ impl Harness {
         let (vault, machine) = runtime.block_on(async {
             let objects: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
             let store = Store::over(objects, "v");
-            let options = InitOptions { encryption: Encryption::None, recovery_key: false, host: "test".into() };
+            let options = InitOptions {
+                encryption: Encryption::None,
+                recovery_key: false,
+                host: "test".into(),
+            };
             Vault::init(store.clone(), options).await.unwrap();
-            let options = OpenOptions { cache_folder: cache, expect_id: None, allow_unencrypted: true };
+            let options = OpenOptions {
+                cache_folder: cache,
+                expect_id: None,
+                allow_unencrypted: true,
+            };
             let vault = Vault::open(store, None, options).await.unwrap();
             let machine = vault.machine_or_create("web01").await.unwrap();
             (vault, machine)
         });
-        Self { vault, machine, folder, runtime }
+        Self {
+            vault,
+            machine,
+            folder,
+            runtime,
+        }
     }
 
     fn digests(&self) -> std::path::PathBuf {
@@ -145,9 +167,17 @@ impl Harness {
 
     fn transfer(
         &self,
-        disks: Vec<(Arc<dyn DiskSource>, Option<DiskBase>, Result<Box<dyn ChangeList>, String>)>,
+        disks: Vec<(
+            Arc<dyn DiskSource>,
+            Option<DiskBase>,
+            Result<Box<dyn ChangeList>, String>,
+        )>,
     ) -> Result<(Vec<DiskResult>, coffre_vault::SessionWriter), TransferError> {
-        let bases = disks.iter().filter_map(|(_, base, _)| base.as_ref().map(|base| base.point)).take(1).collect();
+        let bases = disks
+            .iter()
+            .filter_map(|(_, base, _)| base.as_ref().map(|base| base.point))
+            .take(1)
+            .collect();
         let plan = SessionPlan {
             machine: self.machine,
             bases,
@@ -193,7 +223,10 @@ impl Harness {
             root: result.root,
             ..PointDisk::default()
         };
-        let draft = PointDraft { disks: vec![entry], ..PointDraft::default() };
+        let draft = PointDraft {
+            disks: vec![entry],
+            ..PointDraft::default()
+        };
         let commit_file = self.folder.path().join("commit");
         let point = self.runtime.block_on(writer.commit(draft, &commit_file)).unwrap();
         let said = Said {
@@ -203,7 +236,11 @@ impl Harness {
             read_bytes: result.read_bytes,
             lied_at: result.tracking_lied_at,
         };
-        let base = DiskBase { point: point.number, size_bytes: result.size_bytes, root: result.root };
+        let base = DiskBase {
+            point: point.number,
+            size_bytes: result.size_bytes,
+            root: result.root,
+        };
         result.keep_digests().unwrap();
         (base, said)
     }
@@ -218,8 +255,11 @@ impl Harness {
             target,
             counters: Default::default(),
         };
-        let plan =
-            RestorePlan { vault: self.vault.clone(), disks: vec![disk], cancel: Arc::new(AtomicBool::new(false)) };
+        let plan = RestorePlan {
+            vault: self.vault.clone(),
+            disks: vec![disk],
+            cancel: Arc::new(AtomicBool::new(false)),
+        };
         restore::run(plan, self.runtime.handle()).unwrap();
         std::fs::read(&path).unwrap()
     }
@@ -268,7 +308,10 @@ fn write_somewhere(random: &mut Random, disk: &mut MemoryDisk) -> Extent {
     } else {
         random.fill(bytes);
     }
-    Extent { offset_bytes: start, length_bytes: end - start }
+    Extent {
+        offset_bytes: start,
+        length_bytes: end - start,
+    }
 }
 
 fn sorted(mut extents: Vec<Extent>) -> Vec<Extent> {
@@ -305,11 +348,16 @@ fn every_way_to_compare_gives_the_same_bytes_back() {
                 _ => {}
             }
             let common = before.min(disk.0.len()) as u64;
-            let changes = (0..1 + random.below(8)).map(|_| write_somewhere(&mut random, &mut disk)).collect();
+            let changes = (0..1 + random.below(8))
+                .map(|_| write_somewhere(&mut random, &mut disk))
+                .collect();
             let (list, way) = match random.below(3) {
                 0 => {
                     // What lies past the smaller size is not the provider's to say.
-                    let inside = sorted(changes).into_iter().filter(|extent| extent.offset_bytes < common).collect();
+                    let inside = sorted(changes)
+                        .into_iter()
+                        .filter(|extent| extent.offset_bytes < common)
+                        .collect();
                     (tracked(inside), ComparedHow::Tracked)
                 }
                 1 => {
@@ -341,7 +389,10 @@ fn a_change_of_4_kib_costs_about_4_kib() {
     random.fill(&mut disk.0);
     let (base, _) = harness.backup(&disk, None, not_tracked());
     random.fill(&mut disk.0[5 * MIB as usize..(5 * MIB + 4 * KIB) as usize]);
-    let change = vec![Extent { offset_bytes: 5 * MIB, length_bytes: 4 * KIB }];
+    let change = vec![Extent {
+        offset_bytes: 5 * MIB,
+        length_bytes: 4 * KIB,
+    }];
     let (base, said) = harness.backup(&disk, Some(base), tracked(change));
     assert_eq!((said.how, said.changed_bytes), (ComparedHow::Tracked, 4 * KIB));
     assert!(said.read_bytes <= 4 * KIB + MIB, "read {}", said.read_bytes);
@@ -355,7 +406,10 @@ fn an_unchanged_disk_stores_nothing() {
     let disk = random_disk(&mut Random(5), 12 * MIB);
     let (base, _) = harness.backup(&disk, None, not_tracked());
     let (again, said) = harness.backup(&disk, Some(base.clone()), not_tracked());
-    assert_eq!((said.how, said.changed_bytes, said.stored_bytes), (ComparedHow::Scan, 0, 0));
+    assert_eq!(
+        (said.how, said.changed_bytes, said.stored_bytes),
+        (ComparedHow::Scan, 0, 0)
+    );
     assert_eq!(again.root, base.root);
 }
 
@@ -393,12 +447,18 @@ fn a_list_that_breaks_off_or_overlaps_leads_to_a_scan() {
     let mut disk = random_disk(&mut Random(31), 10 * MIB);
     let (base, _) = harness.backup(&disk, None, not_tracked());
     disk.0[12345] ^= 1;
-    let list = ListedChanges { pieces: VecDeque::new(), breaks_off: true };
+    let list = ListedChanges {
+        pieces: VecDeque::new(),
+        breaks_off: true,
+    };
     let (base, said) = harness.backup(&disk, Some(base), Ok(Box::new(list)));
     assert_eq!(said.how, ComparedHow::Scan);
     harness.assert_restores(&base, &disk);
     disk.0[54321] ^= 1;
-    let twice = Extent { offset_bytes: 0, length_bytes: 64 * KIB };
+    let twice = Extent {
+        offset_bytes: 0,
+        length_bytes: 64 * KIB,
+    };
     let (base, said) = harness.backup(&disk, Some(base), tracked(vec![twice, twice]));
     assert_eq!(said.how, ComparedHow::Scan);
     harness.assert_restores(&base, &disk);
@@ -411,10 +471,17 @@ fn one_broken_disk_of_two_fails_the_transfer_and_names_itself() {
     let mut full = MemoryDisk(vec![0; 20 * MIB as usize]);
     Random(2).fill(&mut full.0);
     let bad = BrokenDisk(full, 7 * MIB);
-    let disks: Vec<(Arc<dyn DiskSource>, _, _)> =
-        vec![(Arc::new(good), None, not_tracked()), (Arc::new(bad), None, not_tracked())];
-    let Err(error) = harness.transfer(disks) else { panic!("a broken disk was transferred") };
-    assert!(matches!(&error, TransferError::Source { disk, .. } if disk.0 == "disk1"), "{error:?}");
+    let disks: Vec<(Arc<dyn DiskSource>, _, _)> = vec![
+        (Arc::new(good), None, not_tracked()),
+        (Arc::new(bad), None, not_tracked()),
+    ];
+    let Err(error) = harness.transfer(disks) else {
+        panic!("a broken disk was transferred")
+    };
+    assert!(
+        matches!(&error, TransferError::Source { disk, .. } if disk.0 == "disk1"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -456,5 +523,8 @@ fn a_cancelled_transfer_ends_soon() {
         disks: vec![disk],
         cancel,
     };
-    assert!(matches!(transfer::run(plan, harness.runtime.handle()), Err(TransferError::Cancelled)));
+    assert!(matches!(
+        transfer::run(plan, harness.runtime.handle()),
+        Err(TransferError::Cancelled)
+    ));
 }

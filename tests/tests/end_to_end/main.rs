@@ -1,0 +1,8 @@
+//! Coffre as its users run it: the program, real plugins, real file systems, real servers.
+
+mod bad_input;
+mod crash;
+mod disks;
+mod hooks;
+mod reflink;
+mod stores;
