@@ -136,8 +136,10 @@ impl Harness {
         let folder = tempfile::tempdir().unwrap();
         let cache = folder.path().join("cache");
         let (vault, machine) = runtime.block_on(async {
-            let objects: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
-            let store = Store::over(objects, "v");
+            // In files, since a store in memory keeps what it is given, and pack buffers would never come back.
+            std::fs::create_dir(folder.path().join("vault")).unwrap();
+            let objects = object_store::local::LocalFileSystem::new_with_prefix(folder.path().join("vault")).unwrap();
+            let store = Store::over(Arc::new(objects), "v");
             let options = InitOptions {
                 encryption: Encryption::None,
                 recovery_key: false,
