@@ -147,9 +147,14 @@ impl PathPattern {
         covered.then(|| Place {
             root: PathBuf::from(format!("/{}", self.root.join("/"))),
             below: path[self.root.len()..].iter().map(|part| (*part).to_owned()).collect(),
-            device_link: !self.deep && path.first() == Some(&"dev") && path.len() > 1,
+            device_link: !self.deep && is_device_name(path),
         })
     }
+}
+
+/// Below /dev, but not in the parts of it where anybody may make a link.
+fn is_device_name(path: &[&str]) -> bool {
+    matches!(path, ["dev", first, ..] if !matches!(*first, "shm" | "mqueue" | "fd" | "pts"))
 }
 
 fn owned(parts: Vec<&str>) -> Vec<String> {
@@ -242,6 +247,11 @@ mod tests {
             (PathBuf::from("/run"), vec!["web".to_owned(), "sock".to_owned()])
         );
         assert!(place("/dev/vg/root", "/dev/vg/root").device_link);
+        assert!(
+            !place("/dev/shm/root", "/dev/shm/root").device_link,
+            "anybody may make links there"
+        );
+        assert!(!place("/dev/**", "/dev/vg/root").device_link);
     }
 
     #[test]

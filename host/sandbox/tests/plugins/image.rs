@@ -1,6 +1,7 @@
 //! The provider `image`: images as they lie, and whether the machine is off.
 
 use std::io::Read;
+use std::process::Command;
 
 use coffre_engine::{
     Changes, Consistency, DiskId, FindingLevel, ProviderErrorKind, SnapshotId, SnapshotProvider, Source,
@@ -121,4 +122,82 @@ async fn two_images_of_one_name_are_refused() {
     let provider = load("image", &settings).await.expect("it loads");
     let error = provider.discover(&machine(&settings)).await.expect_err("refused");
     assert!(error.text.contains("would both be the disk `a`"), "{}", error.text);
+}
+
+/// A file as a block device, given back when dropped.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn of(file: &std::path::Path) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "loop devices need root: run the tests as root"
+        );
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output()
+            .expect("losetup, of the package mount");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8_lossy(&made.stdout).trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_device_is_measured_and_its_mount_is_seen() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let (file, mount) = (folder.path().join("disk"), folder.path().join("mnt"));
+    std::fs::File::create(&file)
+        .and_then(|made| made.set_len(128 << 20))
+        .expect("a file");
+    std::fs::create_dir(&mount).expect("a folder");
+    let made = Command::new("mkfs.btrfs")
+        .arg("-q")
+        .arg(&file)
+        .status()
+        .expect("mkfs.btrfs, of the package btrfs-progs");
+    assert!(made.success());
+    let device = LoopDevice::of(&file);
+    let settings = json!({ "disks": { "root": device.0 } });
+    let provider = load("image", &settings).await.expect("it loads");
+    let taken = take(&provider, &settings, "job-1", &["root"]).await;
+    assert_eq!(
+        (taken.consistency, taken.disks[0].size_bytes),
+        (Consistency::FileSystem, 128 << 20),
+        "{taken:?}"
+    );
+
+    assert!(
+        Command::new("mount")
+            .arg(&device.0)
+            .arg(&mount)
+            .status()
+            .expect("mount")
+            .success()
+    );
+    let taken = take(&provider, &settings, "job-2", &["root"]).await;
+    assert!(Command::new("umount").arg(&mount).status().expect("umount").success());
+    assert_eq!(taken.consistency, Consistency::Crash, "{}", taken.consistency_reason);
+    assert!(
+        taken.consistency_reason.contains("mounted"),
+        "{}",
+        taken.consistency_reason
+    );
+
+    let writer = std::fs::OpenOptions::new().write(true).open(&device.0).expect("open");
+    let taken = take(&provider, &settings, "job-3", &["root"]).await;
+    assert!(
+        taken
+            .consistency_reason
+            .contains(&format!("pid {}", std::process::id())),
+        "{}",
+        taken.consistency_reason
+    );
+    drop(writer);
 }

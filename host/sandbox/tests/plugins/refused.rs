@@ -1,5 +1,6 @@
 //! Plugins that do not run: missing, wrong pin, garbage, wrong world, not permitted; each its own error with a hint.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use coffre_sandbox::{InstalledPlugin, MANIFEST_SECTION, Origin, PluginCatalog, PluginError, World};
@@ -275,4 +276,46 @@ async fn listing_and_inspecting_show_what_is_there() {
             .digest,
         shown.digest
     );
+}
+
+#[tokio::test]
+async fn compiled_code_is_kept_in_a_folder_of_its_own_and_mended_when_damaged() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("compiled");
+    let load = || async {
+        let config = coffre_sandbox::CatalogConfig {
+            cache: cache.clone(),
+            ..config()
+        };
+        PluginCatalog::new(config)
+            .load_provider("image", &json!({}), limits())
+            .await
+            .map(drop)
+    };
+    load().await.expect("it loads");
+    assert_eq!(std::fs::metadata(&cache).expect("a folder").mode() & 0o777, 0o700);
+    let kept: Vec<_> = std::fs::read_dir(&cache)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    let [kept] = kept.as_slice() else {
+        panic!("one file: {kept:?}")
+    };
+    let whole = std::fs::read(kept).expect("code");
+
+    for damaged in [&b""[..], &whole[..100], &[&whole[..whole.len() - 1], b"x"].concat()] {
+        std::fs::write(kept, damaged).expect("damage");
+        load().await.expect("it is compiled again");
+        assert_eq!(std::fs::read(kept).expect("code").len(), whole.len());
+    }
+    let written = |path: &Path| std::fs::metadata(path).expect("a file").ino();
+    let before = written(kept);
+    load().await.expect("it loads");
+    assert_eq!(written(kept), before, "what is kept is used, not written again");
+
+    // Others may have written there: not used, not written to.
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).expect("permissions");
+    std::fs::write(kept, b"planted").expect("damage");
+    load().await.expect("it loads without");
+    assert_eq!(std::fs::read(kept).expect("code"), b"planted");
 }
