@@ -110,7 +110,8 @@ mod tests {
         let post_failed = hook(Downgrade, true, false, true);
         let warned = hook(Warn, false, true, false);
         let warned_post = hook(Warn, true, false, true);
-        let table: &[(Consistency, &[&HookFacts<'_>], u64, bool, Consistency, &str)] = &[
+        type Row<'a> = (Consistency, &'a [&'a HookFacts<'a>], u64, bool, Consistency, &'a str);
+        let table: &[Row<'_>] = &[
             (Crash, &[], 0, false, Crash, "in use"),
             (FileSystem, &[], 0, false, FileSystem, "in use"),
             (Application, &[], 0, false, Application, "in use"),

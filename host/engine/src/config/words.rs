@@ -222,7 +222,7 @@ pub(super) fn grant_holes(value: &toml::Value) -> Result<(), Wrong> {
                     return Err((format!("`{}` is not closed", &rest[start..]), None));
                 };
                 let hole = &rest[start + 2..start + length];
-                if !hole.strip_prefix("settings.").is_some_and(|name| !name.is_empty()) {
+                if hole.strip_prefix("settings.").is_none_or(str::is_empty) {
                     return Err((
                         format!("`${{{hole}}}` cannot be filled in"),
                         Some("only `${settings.NAME}`, a setting of the machine, can stand in a grant".to_owned()),
