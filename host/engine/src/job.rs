@@ -29,7 +29,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffre_vault::{CommitError, Note, Point, Vault};
+use coffre_vault::{Note, Point, Vault};
 use futures::FutureExt;
 
 use crate::clock::Clock;
@@ -107,8 +107,8 @@ async fn make_point(run: &mut Run<'_>) -> Result<Point, JobError> {
         let sent = send::transfer(run, &session, &taken, &base).await?;
         run.enter(Phase::Commit)?;
         match send::commit(run, &session, &taken, sent).await {
-            // Somebody took our session for dead. The snapshot is still there, and so are the chunks: once more.
-            Err(JobError::Commit(CommitError::Fenced { reason })) if !run.was_fenced => run.fenced(&reason)?,
+            // Somebody took our session for dead, or an old pack is lost. The snapshot is still there: once more.
+            Err(error) if error.wants_a_new_session() && !run.began_anew => run.once_more(&error)?,
             sent => break sent?,
         }
     };

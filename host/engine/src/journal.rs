@@ -16,7 +16,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use coffre_vault::{Consistency, MachineNumber, Note, SessionNumber, StepOutcome};
 use jiff::Timestamp;
@@ -325,8 +325,8 @@ impl Journal {
     }
 
     /// Where the exact bytes of the commit are kept.
-    pub fn commit_file(&self) -> PathBuf {
-        self.folder.join("commit")
+    pub fn commit_file(&self, session: SessionNumber) -> PathBuf {
+        commit_file(&self.folder, session)
     }
 }
 
@@ -416,9 +416,14 @@ impl JobRecord {
     }
 
     /// The commit's bytes got as far as this disk.
-    pub(crate) fn has_commit_file(&self) -> bool {
-        self.folder.join("commit").exists()
+    pub(crate) fn has_commit_file(&self, session: SessionNumber) -> bool {
+        commit_file(&self.folder, session).exists()
     }
+}
+
+/// One per session, so that the bytes of one that was given up are never sent for another.
+fn commit_file(folder: &Path, session: SessionNumber) -> PathBuf {
+    folder.join(format!("commit-{session}"))
 }
 
 /// Removes the oldest jobs that have ended and owe nothing. Only under the machine's lock.

@@ -4,7 +4,7 @@
 //! STATE/machines/NAME/lock              held by the machine's running job, whichever process it is in
 //! STATE/machines/NAME/machine.json      kept change tokens per vault; whether its provider is distrusted
 //! STATE/machines/NAME/jobs/ID/journal   one line per event, fsynced (see `journal`)
-//! STATE/machines/NAME/jobs/ID/commit    the exact bytes of a commit, before they are sent
+//! STATE/machines/NAME/jobs/ID/commit-N  the exact bytes of a commit, before they are sent
 //! STATE/vaults/NAME.id                  the vault's id, pinned at first use
 //! ```
 //! Files are replaced by writing beside them, fsync, rename, fsync of the folder: after a power cut there is the old one or

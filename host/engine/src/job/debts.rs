@@ -105,18 +105,17 @@ async fn pay_one(
             // Only a backup to that vault can find out; until then what belongs to its point stays.
             not_yet.extend(owed.snapshots.iter().cloned());
             run.fate_unknown = true;
+            died(run);
             return Ok(None);
         }
-        if here && session.committing && job.has_commit_file() {
-            commit_again(run, session).await?;
-        } else if here {
-            resumes = Some(session.session);
-        } else {
+        if !here {
             over(
                 run,
                 session,
                 "its vault is not the one that is backed up to; its deadline ends it",
             );
+        } else if !settled_in_vault(run, session, job.has_commit_file(session.session)).await? {
+            resumes = Some(session.session);
         }
     }
     // Before the release: what the provider drops then depends on what it was told to keep.
@@ -126,6 +125,12 @@ async fn pay_one(
     for id in &owed.snapshots {
         release(run, id).await;
     }
+    died(run);
+    Ok(resumes)
+}
+
+/// Ends the journal of a job that could not.
+fn died(run: &mut Run<'_>) {
     if !run.journal.has_ended() {
         run.record_quietly(Event::Ended(Ended {
             outcome: JobOutcome::Died,
@@ -136,7 +141,6 @@ async fn pay_one(
             stored_bytes: 0,
         }));
     }
-    Ok(resumes)
 }
 
 /// Pays what this job owes at its end. After a success that is the snapshot; after a failure whatever there is.
@@ -188,23 +192,33 @@ async fn pay_hooks(run: &mut Run<'_>, outcome: SnapshotOutcome) {
     }
 }
 
-/// Sends the very bytes again of a commit whose answer was lost.
-async fn commit_again(run: &mut Run<'_>, owed: OwedSession) -> Result<(), JobError> {
-    let file = run.journal.commit_file();
-    match run.deps.vault.commit_again(owed.machine, owed.session, &file).await {
+/// Whether a session's fate is known. Where its commit's bytes lie here, the very same are sent again.
+async fn settled_in_vault(run: &mut Run<'_>, owed: OwedSession, has_commit_file: bool) -> Result<bool, JobError> {
+    let vault = &run.deps.vault;
+    let file = run.journal.commit_file(owed.session);
+    let there = vault.point(owed.machine, owed.session).await;
+    let answer = match there.map_err(JobError::Read)? {
+        Some(point) => Ok(point),
+        None if owed.committing && has_commit_file => vault.commit_again(owed.machine, owed.session, &file).await,
+        None => return Ok(false),
+    };
+    match answer {
         Ok(point) => {
-            let vault = run.deps.vault.id().to_string();
+            let vault = vault.id().to_string();
             run.memory.bases.insert(vault, bases_of(&point));
             run.state.write_machine(&run.machine.name, &run.memory)?;
             run.record(Event::Committed { session: owed.session })?;
-            let text = format!("point {} of a job that died was committed after all", point.number);
-            run.say(NoteLevel::Info, "committed-after-all", text)
+            let text = format!("point {} of a job that died is in the vault after all", point.number);
+            run.say(NoteLevel::Info, "committed-after-all", text)?;
+            Ok(true)
         }
         Err(CommitError::Fenced { reason }) => {
             over(run, owed, &reason);
-            Ok(())
+            Ok(true)
         }
-        Err(error @ CommitError::Unknown(_)) => Err(JobError::FateUnknown(error)),
+        Err(error @ CommitError::Unknown { .. }) => Err(JobError::FateUnknown(error)),
+        // What lies here is no commit of this session, and what is not there was not sent.
+        Err(CommitError::CommitFile { .. } | CommitError::Read(_)) => Ok(false),
         Err(error) => Err(JobError::Commit(error)),
     }
 }
@@ -216,11 +230,23 @@ fn over(run: &mut Run<'_>, owed: OwedSession, why: &str) {
     });
 }
 
-async fn abort(run: &mut Run<'_>, owed: OwedSession, why: &str) {
-    match run.deps.vault.abort(owed.machine, owed.session, why).await {
+/// Gives a session up.
+pub(super) async fn abort(run: &mut Run<'_>, owed: OwedSession, why: &str) {
+    let own = run
+        .writer
+        .as_ref()
+        .filter(|writer| writer.number() == owed.session)
+        .cloned();
+    let aborted = match own {
+        // Which waits for what it is still sending.
+        Some(writer) => writer.abort(why).await,
+        None => run.deps.vault.abort(owed.machine, owed.session, why).await,
+    };
+    match aborted {
         Ok(()) => over(run, owed, why),
-        // Fenced: somebody else has.
+        // Somebody else has.
         Err(CommitError::Fenced { reason }) => over(run, owed, &reason),
+        Err(CommitError::IsCommitted(session)) => run.record_quietly(Event::Committed { session }),
         Err(error) => {
             let text = format!("session {} could not be aborted yet: {}", owed.session, Chain(&error));
             run.say_quietly(NoteLevel::Warning, "session-open", text);

@@ -112,6 +112,14 @@ impl JobError {
         }
     }
 
+    /// The session cannot become a point, and another one upon the same snapshot can.
+    pub(super) fn wants_a_new_session(&self) -> bool {
+        matches!(
+            self,
+            Self::Commit(CommitError::Fenced { .. } | CommitError::PackMissing { .. })
+        )
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = |text: &str| Some(text.to_owned());

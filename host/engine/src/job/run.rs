@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::time::Instant;
 
-use coffre_vault::{Consistency, Note, NoteLevel, Point};
+use coffre_vault::{Consistency, Note, NoteLevel, Point, SessionWriter};
 
 use super::error::{JobError, JobErrorKind};
 use super::{BackupReport, JobDeps};
@@ -27,10 +27,12 @@ pub(super) struct Run<'a> {
     pub state: State,
     pub memory: MachineMemory,
     pub journal: Journal,
+    /// The session of this job, once there is one.
+    pub writer: Option<SessionWriter>,
     /// What will stand in the point.
     pub notes: Vec<Note>,
-    /// Our session was aborted by somebody else once already.
-    pub was_fenced: bool,
+    /// The first session of this job could not become a point.
+    pub began_anew: bool,
     /// The fate of some point is unknown: what the provider keeps must not be touched.
     pub fate_unknown: bool,
     started: Instant,
@@ -62,8 +64,9 @@ impl<'a> Run<'a> {
             state,
             memory,
             journal,
+            writer: None,
             notes: Vec::new(),
-            was_fenced: false,
+            began_anew: false,
             fate_unknown: false,
             started,
             _lock: lock,
@@ -168,11 +171,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Somebody else aborted our session; a new one will be begun.
-    pub fn fenced(&mut self, reason: &str) -> Result<(), JobError> {
-        self.was_fenced = true;
-        let text = format!("the session was aborted by somebody else ({reason}); a new one was begun");
-        self.say(NoteLevel::Warning, "session-fenced", text)
+    /// The session cannot become a point, though nothing is wrong with the snapshot: a new one will be begun.
+    pub fn once_more(&mut self, why: &JobError) -> Result<(), JobError> {
+        self.began_anew = true;
+        let text = format!("a new session was begun upon the same snapshot: {}", Chain(why));
+        self.say(NoteLevel::Warning, "session-begun-anew", text)
     }
 
     /// Ends the journal and says how it went.

@@ -9,13 +9,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::base::Base;
 use super::changes::{Caught, ask};
-use super::debts::Resumes;
+use super::debts::{Resumes, abort};
 use super::error::JobError;
 use super::point::draft;
 use super::run::Run;
 use super::snapshot::Taken;
 use crate::error_chain::Chain;
-use crate::journal::Event;
+use crate::journal::{Event, OwedSession};
 use crate::machine::DiskId;
 use crate::provider;
 use crate::transfer::{self, DiskBase, DiskResult, DiskTransfer, TransferError, TransferPlan};
@@ -58,6 +58,7 @@ pub(super) async fn begin(run: &mut Run<'_>, base: &Base, resumes: Option<Resume
         resumes: resumes.as_ref().map(|resumes| resumes.session),
     };
     let writer = vault.begin(plan).await.map_err(JobError::Begin)?;
+    run.writer = Some(writer.clone());
     run.record(Event::Session {
         machine,
         session: writer.number(),
@@ -191,12 +192,12 @@ pub(super) async fn commit(
     sent: Sent,
 ) -> Result<Committed, JobError> {
     let number = session.writer.number();
-    let file = run.journal.commit_file();
+    let file = run.journal.commit_file(number);
     run.record(Event::Committing { session: number })?;
     let point = draft(run, taken, &sent.results, sent.attachments);
     let mut answer = session.writer.commit(point, &file).await;
     let mut attempt = 1;
-    while let Err(CommitError::Unknown(error)) = &answer {
+    while let Err(error @ CommitError::Unknown { .. }) = &answer {
         tracing::warn!(job = run.id, error = %Chain(error), attempt, "the answer to the commit was lost");
         if attempt == COMMIT_ATTEMPTS {
             break;
@@ -216,20 +217,29 @@ pub(super) async fn commit(
         }),
         Err(error) => {
             sent.results.into_iter().for_each(DiskResult::discard_digests);
-            match error {
-                CommitError::Unknown(_) => {
+            match &error {
+                CommitError::Unknown { .. } => {
                     run.fate_unknown = true;
-                    Err(JobError::FateUnknown(error))
+                    return Err(JobError::FateUnknown(error));
                 }
-                CommitError::Fenced { ref reason } => {
+                CommitError::Fenced { reason } => {
                     let why = reason.clone();
                     run.record(Event::SessionOver { session: number, why })?;
-                    Err(JobError::Commit(error))
                 }
-                // Told before the point was sent, or by what stands in its place.
-                _ => Err(JobError::Commit(error)),
+                // What the index promised is not there. The vault has forgotten the promise: a new session puts it again.
+                CommitError::PackMissing { .. } => abort(run, owed(session), &error.to_string()).await,
+                _ => {}
             }
+            Err(JobError::Commit(error))
         }
+    }
+}
+
+fn owed(session: &Session) -> OwedSession {
+    OwedSession {
+        machine: session.writer.machine(),
+        session: session.writer.number(),
+        committing: true,
     }
 }
 

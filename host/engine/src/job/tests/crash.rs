@@ -119,7 +119,7 @@ async fn a_session_aborted_by_somebody_else_is_begun_anew_upon_the_same_snapshot
     world.fault("changed one", Fault::Fence);
     let report = world.backup().await.unwrap();
     assert!(
-        report.notes.iter().any(|note| note.code == "session-fenced"),
+        report.notes.iter().any(|note| note.code == "session-begun-anew"),
         "{:?}",
         report.notes
     );

@@ -1,7 +1,6 @@
 //! A store in memory that loses a commit, before or after it has it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -27,12 +26,19 @@ pub enum PutFault {
 pub struct BreakingStore {
     inner: InMemory,
     fault: Mutex<Option<(&'static str, PutFault)>>,
-    pub reached: Arc<Notify>,
+    pub reached: Notify,
+    given_up: Notify,
 }
 
 impl BreakingStore {
     pub fn break_at(&self, part: &'static str, fault: PutFault) {
         *self.fault.lock() = Some((part, fault));
+    }
+
+    /// Lets go of whoever still hangs. A process that is killed takes its uploads with it; a job that is dropped in a
+    /// test does not, and would keep its pack buffers from all other tests.
+    pub fn give_up(&self) {
+        self.given_up.notify_waiters();
     }
 }
 
@@ -55,8 +61,13 @@ impl ObjectStore for BreakingStore {
             Some((_, PutFault::HangBefore)) => {}
             Some((_, PutFault::HangAfter)) => drop(self.inner.put_opts(location, payload, options).await?),
         }
+        let given_up = self.given_up.notified();
         self.reached.notify_one();
-        std::future::pending().await
+        given_up.await;
+        Err(object_store::Error::Generic {
+            store: "memory",
+            source: "the process is gone".into(),
+        })
     }
 
     async fn put_multipart_opts(

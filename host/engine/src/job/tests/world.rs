@@ -182,6 +182,7 @@ impl World {
             () = self.store.reached.notified() => {}
             () = tokio::time::sleep(Duration::from_secs(20)) => panic!("it never got there: {:?}", self.log.lock()),
         }
+        self.store.give_up();
     }
 
     pub async fn points(&self) -> Vec<Point> {
