@@ -59,15 +59,15 @@ pub enum JobError {
     #[error("read the machine's earlier points")]
     Read(#[source] ReadError),
     #[error("begin a session in the vault")]
-    Begin(#[source] BeginError),
+    Begin(#[source] Box<BeginError>),
     #[error("transfer the disks")]
-    Transfer(#[source] TransferError),
+    Transfer(#[source] Box<TransferError>),
     #[error("store the point's attachments")]
     Attachments(#[source] WriteError),
     #[error("commit the point")]
-    Commit(#[source] CommitError),
+    Commit(#[source] Box<CommitError>),
     #[error("whether the point was committed is not known yet")]
-    FateUnknown(#[source] CommitError),
+    FateUnknown(#[source] Box<CommitError>),
     #[error("the transfer took longer than its deadline of {} s", .0.as_secs())]
     DeadlinePassed(Duration),
     #[error("cancelled")]
@@ -106,7 +106,7 @@ impl JobError {
                 HookFailureKind::TryAgain => JobErrorKind::TryAgain,
                 _ => JobErrorKind::Failed,
             },
-            Self::Cancelled | Self::Transfer(TransferError::Cancelled) => JobErrorKind::Cancelled,
+            Self::Cancelled => JobErrorKind::Cancelled,
             Self::FateUnknown(_) => JobErrorKind::TryAgain,
             _ => JobErrorKind::Failed,
         }
@@ -114,10 +114,8 @@ impl JobError {
 
     /// The session cannot become a point, and another one upon the same snapshot can.
     pub(super) fn wants_a_new_session(&self) -> bool {
-        matches!(
-            self,
-            Self::Commit(CommitError::Fenced { .. } | CommitError::PackMissing { .. })
-        )
+        let anew = |error: &CommitError| matches!(error, CommitError::Fenced { .. } | CommitError::PackMissing { .. });
+        matches!(self, Self::Commit(error) if anew(error))
     }
 
     /// What to do about it.
@@ -141,7 +139,7 @@ impl JobError {
             Self::DeadlinePassed(_) => {
                 hint("what has arrived stays in the vault; a longer `deadline` in the policy allows up to 7d")
             }
-            Self::Commit(CommitError::Fenced { .. }) => {
+            Self::Commit(error) if matches!(**error, CommitError::Fenced { .. }) => {
                 hint("somebody cleaned up the vault while this ran; run it again")
             }
             Self::Panicked(_) => hint("please report it with the job's journal"),

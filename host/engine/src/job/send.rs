@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coffre_vault::{CommitError, NoteLevel, Point, PointAttachment, SessionPlan, SessionWriter, WriteError};
+use coffre_vault::{
+    BeginError, CommitError, NoteLevel, Point, PointAttachment, SessionPlan, SessionWriter, WriteError,
+};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::base::Base;
@@ -46,10 +48,7 @@ pub(super) struct Committed {
 /// used again.
 pub(super) async fn begin(run: &mut Run<'_>, base: &Base, resumes: Option<Resumes>) -> Result<Session, JobError> {
     let vault = &run.deps.vault;
-    let machine = vault
-        .machine_or_create(&run.machine.name)
-        .await
-        .map_err(JobError::Begin)?;
+    let machine = vault.machine_or_create(&run.machine.name).await.map_err(begin_failed)?;
     let plan = SessionPlan {
         machine,
         bases: base.points(),
@@ -57,7 +56,7 @@ pub(super) async fn begin(run: &mut Run<'_>, base: &Base, resumes: Option<Resume
         host: run.deps.host.clone(),
         resumes: resumes.as_ref().map(|resumes| resumes.session),
     };
-    let writer = vault.begin(plan).await.map_err(JobError::Begin)?;
+    let writer = vault.begin(plan).await.map_err(begin_failed)?;
     run.writer = Some(writer.clone());
     run.record(Event::Session {
         machine,
@@ -74,6 +73,10 @@ pub(super) async fn begin(run: &mut Run<'_>, base: &Base, resumes: Option<Resume
         writer,
         deadline: Instant::now() + run.policy.deadline,
     })
+}
+
+fn begin_failed(error: BeginError) -> JobError {
+    JobError::Begin(Box::new(error))
 }
 
 /// Reads every disk and stores what changed, all disks at once.
@@ -128,7 +131,8 @@ pub(super) async fn transfer(
         Ok(Err(TransferError::Cancelled)) if deadline_passed => {
             return Err(JobError::DeadlinePassed(run.policy.deadline));
         }
-        Ok(Err(error)) => return Err(JobError::Transfer(error)),
+        Ok(Err(TransferError::Cancelled)) => return Err(JobError::Cancelled),
+        Ok(Err(error)) => return Err(JobError::Transfer(Box::new(error))),
         Err(error) => return Err(JobError::Panicked(error.to_string())),
     };
     hear_of_lies(run, &results, caught.lock().take())?;
@@ -220,7 +224,7 @@ pub(super) async fn commit(
             match &error {
                 CommitError::Unknown { .. } => {
                     run.fate_unknown = true;
-                    return Err(JobError::FateUnknown(error));
+                    return Err(JobError::FateUnknown(Box::new(error)));
                 }
                 CommitError::Fenced { reason } => {
                     let why = reason.clone();
@@ -230,7 +234,7 @@ pub(super) async fn commit(
                 CommitError::PackMissing { .. } => abort(run, owed(session), &error.to_string()).await,
                 _ => {}
             }
-            Err(JobError::Commit(error))
+            Err(JobError::Commit(Box::new(error)))
         }
     }
 }
