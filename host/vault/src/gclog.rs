@@ -12,7 +12,7 @@ use crate::ids::{MachineNumber, SessionNumber};
 use crate::object::{self, ObjectType, PackKey};
 use crate::read::ReadError;
 use crate::record::Records;
-use crate::register::read_dense;
+use crate::register::{self, Decision, read_dense};
 
 /// A record of the clean-up log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,7 +99,19 @@ impl GcLog {
         self.condemned.contains(pack) || self.quarantined.contains(pack)
     }
 
-    pub(crate) fn machine(&self, machine: MachineNumber) -> Option<&MachineCheckpoint> {
+    /// What became of a machine's sessions, the purged ones of before the checkpoint left out.
+    pub(crate) async fn decisions(
+        &self,
+        records: Records<'_>,
+        machine: MachineNumber,
+    ) -> Result<Vec<(SessionNumber, Result<Decision, ReadError>)>, ReadError> {
+        let (live, first) = self
+            .machine(machine)
+            .map_or((&[][..], 0), |known| (&known.live, known.decided_below));
+        register::decisions(records, machine, live, first).await
+    }
+
+    fn machine(&self, machine: MachineNumber) -> Option<&MachineCheckpoint> {
         self.checkpoint
             .as_ref()?
             .machines

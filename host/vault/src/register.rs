@@ -180,17 +180,30 @@ pub(crate) async fn decision(
     })
 }
 
-/// What became of every session from `first` on.
+/// What became of the sessions that `live` names and of every session from `first` on. What is damaged stands among the
+/// others, so that one bad record does not hide them.
 pub(crate) async fn decisions(
     records: Records<'_>,
     machine: MachineNumber,
+    live: &[SessionNumber],
     first: u32,
-) -> Result<Vec<(SessionNumber, Decision)>, ReadError> {
-    let all = read_dense(first, |number| decision(records, machine, SessionNumber(number))).await?;
-    Ok(all
-        .into_iter()
-        .map(|(number, decision)| (SessionNumber(number), decision))
-        .collect())
+) -> Result<Vec<(SessionNumber, Result<Decision, ReadError>)>, ReadError> {
+    let read = async |number: u32| match decision(records, machine, SessionNumber(number)).await {
+        Ok(decision) => Ok(decision.map(Ok)),
+        Err(error) if error.is_damage() => Ok(Some(Err(error))),
+        Err(error) => Err(error),
+    };
+    let mut all = Vec::new();
+    for number in live {
+        all.extend(read(number.0).await?.map(|decision| (*number, decision)));
+    }
+    let dense = read_dense(first, read).await?;
+    all.extend(
+        dense
+            .into_iter()
+            .map(|(number, decision)| (SessionNumber(number), decision)),
+    );
+    Ok(all)
 }
 
 #[derive(Serialize, Deserialize)]

@@ -5,17 +5,18 @@
 //! up, and its packs with it: the copy is then started anew, since deduplicating against packs that are gone would only be
 //! noticed when the point is committed.
 
+use std::sync::Arc;
+
 use futures::{StreamExt, stream};
 use tokio::task::spawn_blocking;
 
-use crate::ids::MachineNumber;
+use crate::gclog;
 use crate::object::{ObjectType, PackKey};
 use crate::pack::decode_piece;
 use crate::read::ReadError;
 use crate::record::RECORD_LIMIT_BYTES;
 use crate::register;
 use crate::vault::Inner;
-use std::sync::Arc;
 
 /// Pieces fetched at once; each is a few hundred KiB at most as this version writes them.
 const FETCHED_AT_ONCE: usize = 8;
@@ -44,26 +45,21 @@ pub(crate) async fn sync(vault: &Arc<Inner>) -> Result<Vec<ReadError>, ReadError
 pub(crate) async fn load_counted(vault: &Arc<Inner>) -> Result<(), ReadError> {
     let _syncing = vault.syncing.lock().await;
     let mut wanted = Vec::new();
+    let log = gclog::read(vault.records()).await?;
     for (machine, _) in register::machines(vault.records()).await? {
-        wanted.extend(counted_pieces(vault, machine).await?);
+        for (session, decision) in log.decisions(vault.records(), machine).await? {
+            if let Ok(register::Decision::Committed(point)) = decision {
+                wanted.extend((0..point.written.index_pieces).map(|number| PackKey {
+                    machine,
+                    session,
+                    number,
+                }));
+            }
+        }
     }
     wanted.retain(|piece| !vault.index.knows_piece(piece));
     fetch(vault, wanted).await?;
     blocking(vault, |vault| vault.index.write_down()).await
-}
-
-async fn counted_pieces(vault: &Arc<Inner>, machine: MachineNumber) -> Result<Vec<PackKey>, ReadError> {
-    let mut pieces = Vec::new();
-    for (session, decision) in register::decisions(vault.records(), machine, 0).await? {
-        if let register::Decision::Committed(point) = decision {
-            pieces.extend((0..point.written.index_pieces).map(|number| PackKey {
-                machine,
-                session,
-                number,
-            }));
-        }
-    }
-    Ok(pieces)
 }
 
 async fn fetch(vault: &Arc<Inner>, wanted: Vec<PackKey>) -> Result<Vec<ReadError>, ReadError> {

@@ -17,8 +17,6 @@ use crate::ids::VaultId;
 /// The first line of a slot; the number is its version.
 const MAGIC: &str = "COFFRE-KEY ";
 const VERSION: u32 = 1;
-/// A slot is far smaller; more is not read.
-pub(crate) const SLOT_LIMIT_BYTES: u64 = 16 * 1024;
 
 /// What new slots cost to open: 64 MiB and about 0.15 s. More memory would not fit beside a backup on small machines.
 const ARGON2_MEMORY_KIB: u32 = 64 * 1024;

@@ -7,9 +7,11 @@ mod directory;
 mod open;
 
 pub(crate) use buffer::{Acquired, PackBuffer, PackPool};
-pub(crate) use builder::{PackBuilder, PackDamage, SealedPack, check_chunks, directory_length, read_pack};
+pub(crate) use builder::{PackBuilder, PackDamage, check_chunks, read_pack};
 pub use coder::{Decoder, Encoder};
-pub(crate) use directory::{DirectoryError, Entry, PackInfo, PackListing, decode_piece, encode_piece};
+#[cfg(test)]
+pub(crate) use directory::Entry;
+pub(crate) use directory::{DirectoryError, PackInfo, PackListing, decode_piece, encode_piece};
 pub(crate) use open::{ChunkShape, open_chunk};
 
 /// What a chunk holds. Nodes lie in packs of their own, so that reading maps touches few packs.

@@ -36,7 +36,11 @@ impl BlockCache {
             Some(parts) => join(parts),
             None => {
                 let end = (blocks.end * BLOCK_BYTES).min(pack.size_bytes()).max(range.end);
-                let bytes = reader.fetch(pack, start..end).await?;
+                let bytes = match reader.fetch(pack, start..end).await {
+                    // The pack may be cut short behind what is asked for.
+                    Err(ReadError::Damaged { .. }) => return reader.fetch(pack, range).await,
+                    other => other?,
+                };
                 for block in blocks {
                     let from = ((block * BLOCK_BYTES - start) as usize).min(bytes.len());
                     let to = (from + BLOCK_BYTES as usize).min(bytes.len());

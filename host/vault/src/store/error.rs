@@ -103,9 +103,11 @@ impl StoreError {
 
 /// The innermost of a chain of errors in one line, and the whole chain for `{:?}`. object_store's own messages repeat
 /// addresses, retries and wrappers at every level, which hides what somebody could act on.
-pub struct Cause {
+pub struct Cause(Box<Chain>);
+
+struct Chain {
     line: String,
-    chain: Vec<String>,
+    all: Vec<String>,
 }
 
 impl Cause {
@@ -118,15 +120,15 @@ impl Cause {
         }
         let innermost = chain.last().map_or("", String::as_str);
         let line = server_message(innermost).unwrap_or_else(|| one_line(innermost));
-        Self { line, chain }
+        Self(Box::new(Chain { line, all: chain }))
     }
 
     pub(crate) fn text(line: impl Into<String>) -> Self {
         let line = line.into();
-        Self {
-            chain: vec![line.clone()],
+        Self(Box::new(Chain {
+            all: vec![line.clone()],
             line,
-        }
+        }))
     }
 }
 
@@ -138,13 +140,13 @@ impl From<io::Error> for Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.line)
+        f.write_str(&self.0.line)
     }
 }
 
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.chain).finish()
+        f.debug_list().entries(&self.0.all).finish()
     }
 }
 

@@ -140,19 +140,16 @@ impl Vault {
         Ok(register::machine_or_create(self.inner.records(), name).await?)
     }
 
+    /// A record that is damaged is left out, so that it does not hide the others; [`Vault::verify`] names it.
     async fn decisions(&self, machine: MachineNumber) -> Result<Vec<(SessionNumber, Decision)>, ReadError> {
-        let records = self.inner.records();
-        let log = gclog::read(records).await?;
+        let log = gclog::read(self.inner.records()).await?;
         let mut all = Vec::new();
-        let mut first = 0;
-        if let Some(known) = log.machine(machine) {
-            first = known.decided_below;
-            for number in known.live.iter().copied() {
-                let decision = register::decision(records, machine, number).await?;
-                all.extend(decision.map(|decision| (number, decision)));
+        for (number, decision) in log.decisions(self.inner.records(), machine).await? {
+            match decision {
+                Ok(decision) => all.push((number, decision)),
+                Err(error) => tracing::warn!(%machine, %number, %error, "a point or session cannot be read"),
             }
         }
-        all.extend(register::decisions(records, machine, first).await?);
         Ok(all)
     }
 

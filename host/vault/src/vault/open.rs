@@ -16,6 +16,7 @@ use crate::store::{Cause, Store, StoreError};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Slots that are tried; each passphrase slot takes 0.15 s.
 const SLOTS_LIMIT: usize = 64;
+/// A slot is far smaller; more is not read.
 const SLOT_LIMIT_BYTES: u64 = 16 * 1024;
 
 /// How a vault is opened.

@@ -1,0 +1,181 @@
+//! Looking at packs, or reading them whole.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+
+use super::VerifyProgress;
+use super::damage::Findings;
+use crate::ids::ChunkId;
+use crate::object::PackKey;
+use crate::pack::{PACK_LIMIT_BYTES, PackDamage, check_chunks, read_pack};
+use crate::read::ReadError;
+use crate::store::StoreError;
+use crate::vault::{Inner, Vault};
+
+const LOOKED_AT_ONCE: usize = 16;
+/// Packs in memory at once: 64 MiB as this version writes them.
+const READ_AT_ONCE: usize = 2;
+
+/// What is wrong with one pack.
+enum Bad {
+    Missing,
+    Size {
+        found_bytes: u64,
+        wanted_bytes: u64,
+    },
+    /// Its header or directory. Chunks may be readable all the same, by what the index says.
+    Frame(String),
+    Chunks {
+        damaged: HashSet<ChunkId>,
+        of: usize,
+        first: String,
+    },
+}
+
+/// The packs that are not as they should be.
+#[derive(Default)]
+pub(super) struct BadPacks {
+    packs: BTreeMap<PackKey, Bad>,
+}
+
+impl BadPacks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.packs.is_empty()
+    }
+
+    /// Whether a chunk that lies in this pack must be read to know whether it is whole.
+    pub(super) fn puts_in_doubt(&self, pack: &PackKey, id: &ChunkId) -> bool {
+        match self.packs.get(pack) {
+            None => false,
+            Some(Bad::Chunks { damaged, .. }) => damaged.contains(id),
+            Some(Bad::Missing | Bad::Size { .. } | Bad::Frame(_)) => true,
+        }
+    }
+
+    pub(super) fn describe(&self, findings: &mut Findings) {
+        for (key, bad) in &self.packs {
+            let what = match bad {
+                Bad::Missing => "it is not there".to_owned(),
+                Bad::Size {
+                    found_bytes,
+                    wanted_bytes,
+                } => format!("it has {found_bytes} bytes instead of {wanted_bytes}"),
+                Bad::Frame(what) => what.clone(),
+                Bad::Chunks { damaged, of, first } if damaged.len() == 1 => {
+                    format!("1 of {of} chunks is damaged: {first}")
+                }
+                Bad::Chunks { damaged, of, first } => {
+                    format!("{} of {of} chunks are damaged, the first: {first}", damaged.len())
+                }
+            };
+            findings.describe(&key.object(), what);
+        }
+    }
+}
+
+pub(super) async fn check(
+    vault: &Vault,
+    needed: BTreeSet<PackKey>,
+    read_data: bool,
+    state: &mut VerifyProgress,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<BadPacks, ReadError> {
+    let at_once = if read_data { READ_AT_ONCE } else { LOOKED_AT_ONCE };
+    let mut bad = BadPacks::default();
+    let mut results = stream::iter(needed)
+        .map(|key| async move {
+            let found = if read_data {
+                read(&vault.inner, key).await
+            } else {
+                look(&vault.inner, key).await
+            };
+            (key, found)
+        })
+        .buffer_unordered(at_once);
+    while let Some((key, result)) = results.next().await {
+        let (read_bytes, found) = result?;
+        bad.packs.extend(found.map(|found| (key, found)));
+        state.packs_done += 1;
+        state.read_bytes += read_bytes;
+        state.damage_found += u64::from(bad.packs.contains_key(&key));
+        progress(*state);
+    }
+    Ok(bad)
+}
+
+fn wanted_size(vault: &Inner, key: &PackKey) -> Result<u64, ReadError> {
+    let failed = |source| ReadError::Cache {
+        folder: vault.index.folder().to_owned(),
+        source,
+    };
+    Ok(vault
+        .index
+        .pack(key)
+        .map_err(failed)?
+        .map_or(0, |info| u64::from(info.size_bytes)))
+}
+
+async fn look(vault: &Arc<Inner>, key: PackKey) -> Result<(u64, Option<Bad>), ReadError> {
+    let wanted_bytes = wanted_size(vault, &key)?;
+    let bad = match vault.store.size(&key.object()).await? {
+        None => Some(Bad::Missing),
+        Some(found_bytes) if found_bytes != wanted_bytes => Some(Bad::Size {
+            found_bytes,
+            wanted_bytes,
+        }),
+        Some(_) => None,
+    };
+    Ok((0, bad))
+}
+
+async fn read(vault: &Arc<Inner>, key: PackKey) -> Result<(u64, Option<Bad>), ReadError> {
+    let wanted_bytes = wanted_size(vault, &key)?;
+    let bytes = match vault.store.get(&key.object(), PACK_LIMIT_BYTES).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok((0, Some(Bad::Missing))),
+        Err(StoreError::TooLarge { found_bytes, .. }) => {
+            return Ok((
+                0,
+                Some(Bad::Size {
+                    found_bytes,
+                    wanted_bytes,
+                }),
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let found_bytes = bytes.len() as u64;
+    if found_bytes != wanted_bytes {
+        return Ok((
+            found_bytes,
+            Some(Bad::Size {
+                found_bytes,
+                wanted_bytes,
+            }),
+        ));
+    }
+    let vault = Arc::clone(vault);
+    let checked = tokio::task::spawn_blocking(move || check_bytes(&vault, key, &bytes)).await;
+    let bad = checked.unwrap_or_else(|panicked| Some(Bad::Frame(format!("checking it failed: {panicked}"))));
+    Ok((found_bytes, bad))
+}
+
+fn check_bytes(vault: &Inner, key: PackKey, bytes: &[u8]) -> Option<Bad> {
+    let (listing, sealer) = match read_pack(bytes, &vault.ring, vault.id, key) {
+        Ok(read) => read,
+        Err(damage) => return Some(Bad::Frame(damage.to_string())),
+    };
+    let damage = check_chunks(bytes, &listing.entries, &sealer, &vault.hasher());
+    let first = damage.first()?.to_string();
+    let damaged = damage.iter().filter_map(|damage| match damage {
+        PackDamage::Chunk { id, .. } => Some(*id),
+        PackDamage::Header(_) | PackDamage::Directory(_) => None,
+    });
+    Some(Bad::Chunks {
+        damaged: damaged.collect(),
+        of: listing.entries.len(),
+        first,
+    })
+}

@@ -1,0 +1,223 @@
+//! Walking the maps of points: every node is read, every chunk that they name is looked for.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use super::Touched;
+use super::damage::Findings;
+use super::packs::BadPacks;
+use crate::ids::ChunkId;
+use crate::map::{FANOUT, Leaf, MAX_LEVEL, Node, Place, span_bytes};
+use crate::object::PackKey;
+use crate::point::{MapRoot, Point, PointDisk};
+use crate::read::{ChunkReader, ReadError};
+use crate::vault::Vault;
+
+/// Nodes below which all is well are remembered, so that what points share is walked once: 1 Mi of them take about 40 MiB.
+/// Beyond, shared parts are walked again, which costs time alone.
+const CLEAN_LIMIT: usize = 1 << 20;
+
+/// One walk over many points.
+pub(super) struct Walk<'a> {
+    reader: ChunkReader,
+    bad: &'a BadPacks,
+    needed: HashSet<PackKey>,
+    clean: HashSet<ChunkId>,
+    chunks: u64,
+}
+
+/// One disk of one point, while it is walked.
+struct DiskWalk<'a> {
+    point: &'a Point,
+    disk: &'a PointDisk,
+}
+
+impl DiskWalk<'_> {
+    fn touched(&self, range: Range<u64>) -> Touched {
+        let end = range.end.min(self.disk.size_bytes).max(range.start);
+        Touched {
+            machine: self.point.machine.clone(),
+            point: self.point.number,
+            disk: Some(self.disk.id.clone()),
+            ranges: std::iter::once(range.start..end).collect(),
+        }
+    }
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(vault: &Vault, bad: &'a BadPacks) -> Self {
+        Self {
+            reader: vault.chunks(),
+            bad,
+            needed: HashSet::new(),
+            clean: HashSet::new(),
+            chunks: 0,
+        }
+    }
+
+    pub(super) fn needed_packs(self) -> impl Iterator<Item = PackKey> {
+        self.needed.into_iter()
+    }
+
+    /// Chunks looked for, nodes included.
+    pub(super) fn chunks(&self) -> u64 {
+        self.chunks
+    }
+
+    pub(super) async fn point(&mut self, point: &Point, findings: &mut Findings) -> Result<(), ReadError> {
+        for disk in &point.disks {
+            if let Some(root) = disk.root {
+                self.disk(DiskWalk { point, disk }, root, findings).await?;
+            }
+        }
+        for attachment in &point.attachments {
+            for error in self
+                .check(&attachment.chunks)
+                .await?
+                .into_iter()
+                .filter_map(|(_, error)| error)
+            {
+                let touched = Touched {
+                    machine: point.machine.clone(),
+                    point: point.number,
+                    disk: None,
+                    ranges: Vec::new(),
+                };
+                findings.add_error(error, Some(touched));
+            }
+        }
+        Ok(())
+    }
+
+    /// Depth first, without recursion: a node is left once all below it was walked, and is clean if nothing was found since
+    /// it was entered.
+    async fn disk(&mut self, walk: DiskWalk<'_>, root: MapRoot, findings: &mut Findings) -> Result<(), ReadError> {
+        enum Step {
+            Enter { level: u8, index: u64, id: ChunkId },
+            Leave { id: ChunkId, found_before: u64 },
+        }
+        let mut found: u64 = 0;
+        let mut steps = vec![Step::Enter {
+            level: root.level.min(MAX_LEVEL),
+            index: 0,
+            id: root.id,
+        }];
+        while let Some(step) = steps.pop() {
+            let (level, index, id) = match step {
+                Step::Leave { id, found_before } => {
+                    if found == found_before && self.clean.len() < CLEAN_LIMIT {
+                        self.clean.insert(id);
+                    }
+                    continue;
+                }
+                Step::Enter { id, .. } if self.clean.contains(&id) => continue,
+                Step::Enter { level, index, id } => (level, index, id),
+            };
+            let start = index * span_bytes(level);
+            let span = start..start + span_bytes(level);
+            let (_, error) = self.check(&[id]).await?.remove(0);
+            let bytes = match error {
+                Some(error) => Err(error),
+                None => self.reader.read_known(&id).await,
+            };
+            steps.push(Step::Leave {
+                id,
+                found_before: found,
+            });
+            let node = match bytes {
+                Ok(bytes) if level == 0 => Leaf::decode(&bytes).map(|leaf| (Some(leaf), None)),
+                Ok(bytes) => Node::decode(&bytes, level).map(|node| (None, Some(node))),
+                Err(error) if error.is_damage() => {
+                    found += 1;
+                    findings.add_error(error, Some(walk.touched(span)));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match node {
+                Ok((leaf, node)) => {
+                    if let Some(leaf) = leaf {
+                        found += self.leaf(&walk, start, &leaf, findings).await?;
+                    }
+                    if let Some(node) = node {
+                        let children = (0..FANOUT).rev().filter_map(|position| {
+                            let index = index * FANOUT as u64 + position as u64;
+                            node.child(position).map(|id| Step::Enter {
+                                level: level - 1,
+                                index,
+                                id,
+                            })
+                        });
+                        steps.extend(children);
+                    }
+                }
+                Err(error) => {
+                    found += 1;
+                    findings.add(&format!("node {id}"), &error.to_string(), Some(walk.touched(span)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn leaf(
+        &mut self,
+        walk: &DiskWalk<'_>,
+        start: u64,
+        leaf: &Leaf,
+        findings: &mut Findings,
+    ) -> Result<u64, ReadError> {
+        let mut ids: Vec<ChunkId> = Vec::new();
+        let mut seen = HashSet::new();
+        for extent in leaf.extents() {
+            if let Place::Chunk { id, .. } = extent.place
+                && seen.insert(id)
+            {
+                ids.push(id);
+            }
+        }
+        let mut found = 0;
+        for (id, error) in self.check(&ids).await? {
+            let Some(error) = error else { continue };
+            found += 1;
+            let mut touched = walk.touched(0..0);
+            touched.ranges.clear();
+            for extent in leaf.extents() {
+                if matches!(extent.place, Place::Chunk { id: of, .. } if of == id) {
+                    let from = start + u64::from(extent.start_bytes);
+                    touched
+                        .ranges
+                        .extend(walk.touched(from..from + u64::from(extent.length_bytes)).ranges);
+                }
+            }
+            findings.add_error(error, Some(touched));
+        }
+        Ok(found)
+    }
+
+    /// Looks for chunks, and reads those that lie in a pack that is known to be bad.
+    async fn check(&mut self, ids: &[ChunkId]) -> Result<Vec<(ChunkId, Option<ReadError>)>, ReadError> {
+        let places = self.reader.look_up(ids).await?;
+        let mut checked = Vec::with_capacity(ids.len());
+        for (id, places) in ids.iter().zip(places) {
+            self.chunks += 1;
+            let Some(first) = places.first() else {
+                checked.push((*id, Some(ReadError::ChunkMissing(*id))));
+                continue;
+            };
+            let key = first.pack.info.key;
+            self.needed.insert(key);
+            let error = if self.bad.puts_in_doubt(&key, id) {
+                match self.reader.read_known(id).await {
+                    Ok(_) => None,
+                    Err(error) if error.is_damage() => Some(error),
+                    Err(error) => return Err(error),
+                }
+            } else {
+                None
+            };
+            checked.push((*id, error));
+        }
+        Ok(checked)
+    }
+}
