@@ -53,7 +53,7 @@ const SCHEMA: &str = r#"{
     },
     "max-extents": {
       "description": "More extents than this in one image, and it is not cloned (a clone would take too long). Default 200000",
-      "type": "integer", "minimum": 1
+      "type": "integer", "minimum": 1, "maximum": 999999
     }
   }
 }"#;
@@ -77,7 +77,8 @@ impl Settings {
     }
 
     fn max_extents(&self) -> u32 {
-        self.max_extents.unwrap_or(EXTENTS_AT_MOST)
+        // The host counts no further than a million.
+        self.max_extents.unwrap_or(EXTENTS_AT_MOST).min(999_999)
     }
 
     fn store(&self, machine: &Machine) -> Result<Store, Failure> {

@@ -216,9 +216,17 @@ async fn list(behaviour: &str) -> Result<usize, ProviderError> {
         Changes::Listed(mut list) => {
             let mut count = 0;
             loop {
-                match list.next().await?.len() {
-                    0 => return Ok(count),
-                    more => count += more,
+                match list.next().await {
+                    Ok(step) if step.is_empty() => return Ok(count),
+                    Ok(step) => count += step.len(),
+                    Err(error) => {
+                        let again = list
+                            .next()
+                            .await
+                            .expect_err("a broken listing never looks like an ended one");
+                        assert_eq!(again.kind, error.kind);
+                        return Err(error);
+                    }
                 }
             }
         }
