@@ -115,7 +115,7 @@ async fn make_point(run: &mut Run<'_>) -> Result<Point, JobError> {
 
     // There is a point: nothing from here on makes the job fail.
     run.enter_quietly(Phase::Release);
-    send::keep(run, &sent.point, sent.results);
+    send::keep(run, &sent.point, sent.results).await;
     debts::settle(run).await;
     Ok(sent.point)
 }

@@ -249,7 +249,7 @@ fn owed(session: &Session) -> OwedSession {
 
 /// Once there is a point: remembers its tokens and digests. The tokens first, for they say what the provider keeps when the
 /// job dies from here on; losing the digests only costs time.
-pub(super) fn keep(run: &mut Run<'_>, point: &Point, results: Vec<DiskResult>) {
+pub(super) async fn keep(run: &mut Run<'_>, point: &Point, results: Vec<DiskResult>) {
     let vault = run.deps.vault.id().to_string();
     run.memory.bases.insert(vault, bases_of(point));
     if let Err(error) = run.state.write_machine(&run.machine.name, &run.memory) {
@@ -257,12 +257,23 @@ pub(super) fn keep(run: &mut Run<'_>, point: &Point, results: Vec<DiskResult>) {
         run.say_quietly(NoteLevel::Warning, "tokens-lost", text);
     }
     run.record_quietly(Event::Committed { session: point.number });
-    for result in results {
-        let disk = result.id.clone();
-        if let Err(error) = result.keep_digests() {
-            let text = format!("the digests of disk {disk} could not be kept: {}", Chain(&error));
-            run.say_quietly(NoteLevel::Warning, "digests-lost", text);
+    let kept = tokio::task::spawn_blocking(move || {
+        let keep = |result: DiskResult| (result.id.clone(), result.keep_digests());
+        results.into_iter().map(keep).collect::<Vec<_>>()
+    });
+    let failed = match kept.await {
+        Ok(kept) => kept
+            .into_iter()
+            .filter_map(|(disk, kept)| Some((disk, kept.err()?)))
+            .collect(),
+        Err(error) => {
+            tracing::error!(job = run.id, %error, "keeping the digests broke off");
+            Vec::new()
         }
+    };
+    for (disk, error) in failed {
+        let text = format!("the digests of disk {disk} could not be kept: {}", Chain(&error));
+        run.say_quietly(NoteLevel::Warning, "digests-lost", text);
     }
 }
 

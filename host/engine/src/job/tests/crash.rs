@@ -130,3 +130,25 @@ async fn a_session_aborted_by_somebody_else_is_begun_anew_upon_the_same_snapshot
     world.assert_newest_is_now().await;
     world.assert_nothing_is_owed();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_point_of_unknown_fate_needs_stays_until_its_vault_is_asked() {
+    let world = World::new().await;
+    world.store.break_at("v/points/", PutFault::HangAfter);
+    world.killed().await;
+    let held: Vec<String> = world.held.lock().keys().cloned().collect();
+    assert_eq!(held.len(), 1);
+
+    // The other vault cannot know what became of it.
+    *world.goes_to.lock() = "w";
+    world.take_log();
+    world.backup().await.unwrap();
+    assert!(world.held.lock().contains_key(&held[0]));
+    assert!(!world.take_log().contains(&"settle".to_owned()));
+
+    *world.goes_to.lock() = "v";
+    let report = world.backup().await.unwrap();
+    assert_eq!(report.point.disks[0].compared.how, coffre_vault::ComparedHow::Tracked);
+    world.assert_nothing_is_owed();
+    world.assert_newest_is_now().await;
+}

@@ -1,6 +1,6 @@
 //! Whatever fails, and wherever: there is no point, nothing is held, and the next backup works.
 
-use super::world::{Fault, Lie, World};
+use super::world::{Fault, HOOKS, MACHINE, Manner, POLICY, World};
 use crate::job::{JobError, JobErrorKind};
 use crate::journal::JobOutcome;
 
@@ -91,11 +91,11 @@ fn assert_started_pres_have_posts(step: &str, log: &[String]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provider_that_lies_about_sizes_or_disks_is_refused() {
-    for lie in [Lie::Size, Lie::DiskLeftOut] {
+    for manner in [Manner::Size, Manner::DiskLeftOut] {
         let world = World::new().await;
-        *world.lie.lock() = lie;
+        *world.manner.lock() = manner;
         let error = world.backup().await.unwrap_err();
-        assert!(matches!(error, JobError::BadAnswer { .. }), "{lie:?}: {error}");
+        assert!(matches!(error, JobError::BadAnswer { .. }), "{manner:?}: {error}");
         assert!(error.hint().is_some());
         assert!(world.points().await.is_empty());
         world.assert_nothing_is_owed();
@@ -107,7 +107,7 @@ async fn a_list_of_changes_that_cannot_be_means_a_scan_and_distrust() {
     let world = World::new().await;
     world.backup().await.unwrap();
     world.disks.lock().get_mut("one").unwrap()[5] ^= 1;
-    *world.lie.lock() = Lie::Overlap;
+    *world.manner.lock() = Manner::Overlap;
     let report = world.backup().await.unwrap();
     assert_eq!(report.outcome, JobOutcome::Downgraded);
     assert!(
@@ -118,7 +118,7 @@ async fn a_list_of_changes_that_cannot_be_means_a_scan_and_distrust() {
     world.assert_newest_is_now().await;
 
     // Not believed any more, though it now says the truth.
-    *world.lie.lock() = Lie::None;
+    *world.manner.lock() = Manner::Honest;
     world.take_log();
     let report = world.backup().await.unwrap();
     assert!(!world.take_log().iter().any(|line| line.starts_with("changed")));
@@ -135,4 +135,46 @@ async fn an_unknown_machine_is_a_matter_of_the_config() {
     let error = crate::job::backup(&world.deps().await, "mm").await.unwrap_err();
     assert_eq!(error.kind(), JobErrorKind::Config);
     assert_eq!(error.hint().as_deref(), Some("did you mean `m`?"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failing_disk_fails_the_job_with_its_name_and_no_point() {
+    let world = World::new().await;
+    *world.manner.lock() = Manner::Streams;
+    world.fault("read two", Fault::Fail);
+    let error = world.backup().await.unwrap_err();
+    let text = crate::Chain(&error).to_string();
+    assert!(text.contains("two") && text.contains("a fault at read two"), "{text}");
+    assert!(world.points().await.is_empty());
+    world.assert_nothing_is_owed();
+    world.backup().await.unwrap();
+    world.assert_newest_is_now().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_stops_the_transfer() {
+    let world = World::new().await;
+    *world.manner.lock() = Manner::Streams;
+    let deps = world.deps().await;
+    world.fault("read one", Fault::Cancel(deps.cancel.clone()));
+    world.fault("read two", Fault::Slow(std::time::Duration::from_millis(300)));
+    let error = crate::job::backup(&deps, "m").await.unwrap_err();
+    assert_eq!(error.kind(), JobErrorKind::Cancelled, "{error}");
+    drop(deps);
+    assert!(world.points().await.is_empty());
+    world.assert_nothing_is_owed();
+    world.backup().await.unwrap();
+    world.assert_newest_is_now().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_past_its_deadline_fails_and_lets_the_snapshot_go() {
+    let policy = format!("{POLICY}deadline = \"1s\"\n");
+    let world = World::with(&format!("{policy}{HOOKS}{MACHINE}")).await;
+    *world.manner.lock() = Manner::Streams;
+    world.fault("read one", Fault::Slow(std::time::Duration::from_millis(1500)));
+    let error = world.backup().await.unwrap_err();
+    assert!(matches!(error, JobError::DeadlinePassed(_)), "{error}");
+    assert!(world.points().await.is_empty());
+    world.assert_nothing_is_owed();
 }

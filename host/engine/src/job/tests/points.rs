@@ -2,7 +2,7 @@
 
 use coffre_vault::ComparedHow;
 
-use super::world::{Lie, World, noise};
+use super::world::{Manner, World, noise};
 use crate::journal::JobOutcome;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -88,7 +88,7 @@ async fn a_liar_is_caught_in_the_end_and_what_it_hid_is_found() {
     for byte in world.disks.lock().get_mut("two").unwrap().iter_mut().step_by(4096) {
         *byte ^= 1;
     }
-    *world.lie.lock() = Lie::NothingChanged;
+    *world.manner.lock() = Manner::NothingChanged;
     // A hundred runs re-read everything; all blocks lie, so the first that is sampled tells.
     for _ in 0..101 {
         let report = world.backup().await.unwrap();
@@ -100,4 +100,34 @@ async fn a_liar_is_caught_in_the_end_and_what_it_hid_is_found() {
         }
     }
     panic!("never caught");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_vault_of_a_machine_keeps_its_own_base() {
+    let world = World::new().await;
+    let first = world.backup().await.unwrap();
+    *world.goes_to.lock() = "w";
+    let second = world.backup().await.unwrap();
+    let mut kept: Vec<String> = world.kept.lock().keys().cloned().collect();
+    kept.sort();
+    let mut both = vec![first.job, second.job];
+    both.sort();
+    assert_eq!(kept, both);
+
+    world.disks.lock().get_mut("two").unwrap()[5000] ^= 1;
+    for vault in ["v", "w"] {
+        *world.goes_to.lock() = vault;
+        let report = world.backup().await.unwrap();
+        assert_eq!(report.point.disks[1].compared.how, ComparedHow::Tracked, "{vault}");
+        world.assert_newest_is_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_the_provider_hands_out_itself_are_read_whole() {
+    let world = World::new().await;
+    *world.manner.lock() = Manner::Streams;
+    world.backup().await.unwrap();
+    world.assert_newest_is_now().await;
+    world.assert_nothing_is_owed();
 }

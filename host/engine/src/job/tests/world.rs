@@ -40,10 +40,12 @@ pub enum Fault {
     Fence,
 }
 
-/// What the provider says of its snapshots.
+/// How the provider answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lie {
-    None,
+pub enum Manner {
+    Honest,
+    /// Hands the bytes out itself.
+    Streams,
     /// A byte more than there is.
     Size,
     /// One disk fewer than asked for.
@@ -59,9 +61,11 @@ type Disks = BTreeMap<String, Vec<u8>>;
 pub struct World {
     folder: tempfile::TempDir,
     pub config: String,
+    /// Which of the vaults the machine is backed up to.
+    pub goes_to: Mutex<&'static str>,
     pub log: Mutex<Vec<String>>,
     pub disks: Mutex<Disks>,
-    pub lie: Mutex<Lie>,
+    pub manner: Mutex<Manner>,
     faults: Mutex<HashMap<String, Fault>>,
     /// What the provider still holds.
     pub held: Mutex<BTreeMap<String, Disks>>,
@@ -92,7 +96,8 @@ impl World {
     pub async fn with(config: &str) -> Arc<Self> {
         let folder = tempfile::tempdir().unwrap();
         let config = format!(
-            "{config}\n[coffre]\nstate = \"state\"\ncache = \"cache\"\n[vault.v]\nurl = \"vault\"\nencryption = \"none\"\n"
+            "{config}\n[coffre]\nstate = \"state\"\ncache = \"cache\"\n[vault.v]\nurl = \"vault\"\nencryption = \"none\"\n\
+             [vault.w]\nurl = \"other\"\nencryption = \"none\"\n"
         );
         let mut disks = Disks::new();
         disks.insert("one".to_owned(), noise(1, 600_000));
@@ -103,13 +108,18 @@ impl World {
             recovery_key: false,
             host: "test".to_owned(),
         };
-        Vault::init(Store::over(store.clone(), "v"), options).await.unwrap();
+        for vault in ["v", "w"] {
+            Vault::init(Store::over(store.clone(), vault), options.clone())
+                .await
+                .unwrap();
+        }
         Arc::new(Self {
             folder,
             config,
+            goes_to: Mutex::new("v"),
             log: Mutex::default(),
             disks: Mutex::new(disks),
-            lie: Mutex::new(Lie::None),
+            manner: Mutex::new(Manner::Honest),
             faults: Mutex::default(),
             held: Mutex::default(),
             kept: Mutex::default(),
@@ -136,19 +146,23 @@ impl World {
     }
 
     async fn open(&self, cache: &str) -> Vault {
+        let goes_to = *self.goes_to.lock();
         let options = OpenOptions {
             cache_folder: self.folder.path().join(cache),
             expect_id: None,
             allow_unencrypted: true,
         };
-        Vault::open(Store::over(self.store.clone(), "v"), None, options)
+        Vault::open(Store::over(self.store.clone(), goes_to), None, options)
             .await
             .unwrap()
     }
 
     /// All that a process would set up before a backup.
     pub async fn deps(self: &Arc<Self>) -> JobDeps {
-        let config = Config::parse(&self.folder.path().join("coffre.toml"), &self.config);
+        let config = self
+            .config
+            .replace("vault = \"v\"", &format!("vault = \"{}\"", self.goes_to.lock()));
+        let config = Config::parse(&self.folder.path().join("coffre.toml"), &config);
         let hook = |name: &str| -> Arc<dyn HookRunner> {
             Arc::new(FakeHook {
                 name: name.to_owned(),
@@ -349,18 +363,22 @@ impl SnapshotProvider for FakeProvider {
         self.0.held.lock().insert(request.id.0.clone(), disks.clone());
         self.0.kept.lock().insert(request.id.0.clone(), disks.clone());
         self.step("take").await?;
-        let lie = *self.0.lie.lock();
+        let manner = *self.0.manner.lock();
         let mut taken = Vec::new();
-        for id in request.disks.iter().skip(usize::from(lie == Lie::DiskLeftOut)) {
+        for id in request.disks.iter().skip(usize::from(manner == Manner::DiskLeftOut)) {
             let bytes = &disks[&id.0];
             let mut file = tempfile::tempfile_in(self.0.folder.path()).unwrap();
             file.write_all(bytes).unwrap();
             taken.push(TakenDisk {
                 id: id.clone(),
-                size_bytes: bytes.len() as u64 + u64::from(lie == Lie::Size),
-                source: Source::File {
-                    file,
-                    path: id.0.clone(),
+                size_bytes: bytes.len() as u64 + u64::from(manner == Manner::Size),
+                source: if manner == Manner::Streams {
+                    Source::Stream
+                } else {
+                    Source::File {
+                        file,
+                        path: id.0.clone(),
+                    }
                 },
                 token: Some(request.id.0.clone()),
             });
@@ -392,9 +410,9 @@ impl SnapshotProvider for FakeProvider {
             offset_bytes: offset as u64,
             length_bytes: length as u64,
         };
-        let extents = match *self.0.lie.lock() {
-            Lie::NothingChanged => Vec::new(),
-            Lie::Overlap => vec![extent(0, 8192), extent(4096, 8192)],
+        let extents = match *self.0.manner.lock() {
+            Manner::NothingChanged => Vec::new(),
+            Manner::Overlap => vec![extent(0, 8192), extent(4096, 8192)],
             _ => {
                 let pages = now.chunks(4096).enumerate();
                 let differs = pages.filter(|(page, bytes)| before.chunks(4096).nth(*page) != Some(*bytes));
@@ -404,8 +422,21 @@ impl SnapshotProvider for FakeProvider {
         Ok(Changes::Listed(Box::new(Listed(Some(extents)))))
     }
 
-    async fn read(&self, _: &Machine, _: &SnapshotId, _: &DiskId, _: u64, _: u32) -> Result<Vec<u8>, ProviderError> {
-        unreachable!("disks are files")
+    async fn read(
+        &self,
+        _: &Machine,
+        id: &SnapshotId,
+        disk: &DiskId,
+        offset_bytes: u64,
+        length_bytes: u32,
+    ) -> Result<Vec<u8>, ProviderError> {
+        // The first read only measures.
+        if offset_bytes < 1 << 20 && length_bytes > 1 {
+            self.step(&format!("read {disk}")).await?;
+        }
+        let held = self.0.held.lock();
+        let start = offset_bytes as usize;
+        Ok(held[&id.0][&disk.0][start..start + length_bytes as usize].to_vec())
     }
 
     async fn settle(&self, _: &Machine, keep: &[Base]) -> Result<(), ProviderError> {
