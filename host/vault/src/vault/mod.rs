@@ -3,6 +3,8 @@
 mod format;
 mod init;
 mod open;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 use std::sync::Arc;
