@@ -23,7 +23,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     // same features as in the tests and nothing is compiled twice.
     say("Building", "coffre and the tests");
     command::run(&mut workspace.cargo(&["build", "--workspace", "--bins"])).context("build coffre")?;
-    command::run(&mut workspace.cargo(&["test", "--workspace", "--no-run", "--quiet"])).context("build the tests")?;
+    command::run(&mut workspace.cargo(&["test", "--workspace", "--no-run"])).context("build the tests")?;
 
     if arguments.is_empty() {
         // The plugins' own tests are of code that is the same on every target, so they run on this one.
