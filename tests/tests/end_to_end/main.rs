@@ -4,5 +4,6 @@ mod bad_input;
 mod crash;
 mod disks;
 mod hooks;
+mod plugins;
 mod reflink;
 mod stores;

@@ -191,7 +191,10 @@ impl WasmProvider {
                 "the plugin `{}` names a source for disk {} that is refused: {}",
                 self.identity.name, disk.id, failure.text
             ),
-            hint: None,
+            hint: Some(format!(
+                "what a plugin answers is bound by its grants; `coffre plugin inspect {}` shows them",
+                self.identity.name
+            )),
         };
         let lost = |error: tokio::task::JoinError| checker.bad(format!("its source could not be opened: {error}"));
         match &disk.source {
