@@ -415,6 +415,15 @@ impl JobRecord {
         })
     }
 
+    /// The disks that it was to back up; none if it did not come so far.
+    pub fn disks(&self) -> Vec<DiskId> {
+        let of = |record: &Record| match &record.event {
+            Event::Disks { disks } => Some(disks.clone()),
+            _ => None,
+        };
+        self.records.iter().rev().find_map(of).unwrap_or_default()
+    }
+
     /// The commit's bytes got as far as this disk.
     pub(crate) fn has_commit_file(&self, session: SessionNumber) -> bool {
         commit_file(&self.folder, session).exists()

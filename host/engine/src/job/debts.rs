@@ -12,10 +12,11 @@ use super::error::JobError;
 use super::rest::post;
 use super::run::Run;
 use super::send::bases_of;
-use super::snapshot::{Known, LoadedHook, context};
+use super::snapshot::{LoadedHook, context};
 use crate::error_chain::Chain;
-use crate::hook::SnapshotOutcome;
+use crate::hook::{HookContext, SnapshotOutcome};
 use crate::journal::{Ended, Event, JobOutcome, JobRecord, Journal, OwedSession};
+use crate::machine::DiskId;
 use crate::provider::SnapshotId;
 
 /// How often `settle` and `release` are tried before they are left to the next job.
@@ -95,7 +96,7 @@ async fn pay_one(
         (false, false) => SnapshotOutcome::Failed,
         (false, true) => SnapshotOutcome::NotTried,
     };
-    pay_hooks(run, outcome).await;
+    pay_hooks(run, &job.id, &job.disks(), outcome).await;
     let here = job
         .started()
         .is_some_and(|started| started.vault_id == run.deps.vault.id().to_string());
@@ -147,7 +148,8 @@ fn died(run: &mut Run<'_>) {
 pub(super) async fn pay_own(run: &mut Run<'_>, result: &Result<Point, JobError>) {
     let owed = run.journal.owed().clone();
     // Only a panic leaves hooks owed: a failure has run their post long before.
-    pay_hooks(run, SnapshotOutcome::Failed).await;
+    let (id, disks) = (run.id.clone(), run.disks.clone());
+    pay_hooks(run, &id, &disks, SnapshotOutcome::Failed).await;
     if let Err(JobError::FateUnknown(_)) = result {
         return;
     }
@@ -159,13 +161,14 @@ pub(super) async fn pay_own(run: &mut Run<'_>, result: &Result<Point, JobError>)
     }
 }
 
-async fn pay_hooks(run: &mut Run<'_>, outcome: SnapshotOutcome) {
+/// Runs the posts that `job` owes, last first. They hear of the job that started them.
+async fn pay_hooks(run: &mut Run<'_>, job: &str, disks: &[DiskId], outcome: SnapshotOutcome) {
     for owed in run.journal.owed().hooks.clone().into_iter().rev() {
         let config = run.deps.config.hook(&owed.name).cloned();
         let runner = run.deps.hooks.iter().find(|runner| runner.name() == owed.name).cloned();
         let (Ok(config), Some(runner)) = (config, runner) else {
             let text = format!(
-                "hook {} was started by a job that died, and is not in the config any more",
+                "hook {} was started by job {job}, and the machine has it no more",
                 owed.name
             );
             run.say_quietly(NoteLevel::Error, "hook-lost", text);
@@ -177,13 +180,10 @@ async fn pay_hooks(run: &mut Run<'_>, outcome: SnapshotOutcome) {
             continue;
         };
         let hook = LoadedHook { config, runner };
-        let known = Known {
-            found: Vec::new(),
-            disks: Vec::new(),
-            hooks: Vec::new(),
-            tracks_changes: false,
+        let context = HookContext {
+            job: job.to_owned(),
+            ..context(run, disks, &hook)
         };
-        let context = context(run, &known, &hook);
         let ended = post(run, &hook, &context, &owed, outcome).await;
         if let Some(failure) = ended.failure {
             let text = format!("post of hook {} failed: {failure}", owed.name);

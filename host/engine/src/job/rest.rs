@@ -134,7 +134,7 @@ impl Hold {
             run.deps.progress.step(name);
             run.record(Event::HookStarting { hook: name.clone() })?;
             let began = Instant::now();
-            let (result, attempts) = self.attempts(run, known, hook).await;
+            let (result, attempts) = self.attempts(run, hook).await;
             let said = result.as_ref().map(|report| report.output.as_str()).unwrap_or_default();
             let pre = step(&result.as_ref().map(drop), attempts, began.elapsed(), said);
             outcome.application_consistent = result.as_ref().is_ok_and(|report| report.application_consistent);
@@ -161,14 +161,14 @@ impl Hold {
     }
 
     /// Tries `pre` as often as it may be tried within the hold.
-    async fn attempts(&self, run: &Run<'_>, known: &Known, hook: &LoadedHook) -> (Result<PreReport, HookFailure>, u32) {
+    async fn attempts(&self, run: &Run<'_>, hook: &LoadedHook) -> (Result<PreReport, HookFailure>, u32) {
         let mut attempt = 1;
         loop {
             let limit = hook.config.timeout.min(self.left());
             let context = HookContext {
                 attempt,
                 timeout: limit,
-                ..context(run, known, hook)
+                ..context(run, &run.disks, hook)
             };
             let result = match timeout(limit + GRACE, hook.runner.pre(&context)).await {
                 Ok(result) => result,
@@ -260,7 +260,7 @@ impl Hold {
             let Some(hook) = known.hooks.iter().find(|hook| hook.config.name == owed.name) else {
                 continue;
             };
-            let context = context(run, known, hook);
+            let context = context(run, &run.disks, hook);
             let ended = post(run, hook, &context, &owed, snapshot).await;
             if let Some(failure) = ended.failure
                 && let Err(error) = self.failed(run, hook, "post", failure)

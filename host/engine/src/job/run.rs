@@ -10,7 +10,7 @@ use super::{BackupReport, JobDeps};
 use crate::config::{MachineConfig, PolicyConfig};
 use crate::error_chain::Chain;
 use crate::journal::{Ended, Event, JobOutcome, JobRecord, Journal, JournalError, Started, prune};
-use crate::machine::Machine;
+use crate::machine::{DiskId, Machine};
 use crate::progress::Phase;
 use crate::provider::{ProviderError, ProviderIdentity};
 use crate::state::{MachineLock, MachineMemory, State};
@@ -29,6 +29,8 @@ pub(super) struct Run<'a> {
     pub journal: Journal,
     /// The session of this job, once there is one.
     pub writer: Option<SessionWriter>,
+    /// Those that are backed up, once they are known.
+    pub disks: Vec<DiskId>,
     /// What will stand in the point.
     pub notes: Vec<Note>,
     /// The first session of this job could not become a point.
@@ -65,6 +67,7 @@ impl<'a> Run<'a> {
             memory,
             journal,
             writer: None,
+            disks: Vec::new(),
             notes: Vec::new(),
             began_anew: false,
             fate_unknown: false,

@@ -86,12 +86,13 @@ pub(super) async fn prepare(run: &mut Run<'_>) -> Result<Known, JobError> {
         hooks,
         tracks_changes: description.tracks_changes,
     };
+    run.disks = known.ids();
     run.record(Event::Disks { disks: known.ids() })?;
 
     let checked = provider.check(&run.machine, &known.ids()).await;
     let mut findings = checked.map_err(run.provider_failed("check the machine"))?;
     for hook in &known.hooks {
-        let context = context(run, &known, hook);
+        let context = context(run, &run.disks, hook);
         let checked = hook.runner.check(&context).await;
         findings.extend(checked.map_err(|source| JobError::Hook {
             hook: hook.config.name.clone(),
@@ -139,10 +140,10 @@ fn loaded_hooks(run: &Run<'_>, runs_outside: bool) -> Result<Vec<LoadedHook>, Jo
 }
 
 /// What a hook of this job is told.
-pub(super) fn context(run: &Run<'_>, known: &Known, hook: &LoadedHook) -> HookContext {
+pub(super) fn context(run: &Run<'_>, disks: &[DiskId], hook: &LoadedHook) -> HookContext {
     HookContext {
         machine: run.machine.clone(),
-        disks: known.ids(),
+        disks: disks.to_vec(),
         job: run.id.clone(),
         policy: run.config.policy.clone(),
         wanted: run.wanted,

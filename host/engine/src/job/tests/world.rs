@@ -71,6 +71,8 @@ pub struct World {
     pub held: Mutex<BTreeMap<String, Disks>>,
     /// What it could compare with.
     pub kept: Mutex<BTreeMap<String, Disks>>,
+    /// The job that last ran a `pre`.
+    held_by: Mutex<Option<String>>,
     pub store: Arc<BreakingStore>,
     hung: Notify,
 }
@@ -123,6 +125,7 @@ impl World {
             faults: Mutex::default(),
             held: Mutex::default(),
             kept: Mutex::default(),
+            held_by: Mutex::default(),
             store,
             hung: Notify::new(),
         })
@@ -507,7 +510,8 @@ impl HookRunner for FakeHook {
         Ok(Vec::new())
     }
 
-    async fn pre(&self, _: &HookContext) -> Result<PreReport, HookFailure> {
+    async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure> {
+        *self.world.held_by.lock() = Some(context.job.clone());
         self.step("pre").await?;
         Ok(PreReport {
             application_consistent: true,
@@ -518,13 +522,16 @@ impl HookRunner for FakeHook {
 
     async fn post(
         &self,
-        _: &HookContext,
+        context: &HookContext,
         memory: Option<&str>,
         outcome: SnapshotOutcome,
     ) -> Result<PostReport, HookFailure> {
         if let Some(memory) = memory {
             assert_eq!(memory, format!("memory of {}", self.name));
         }
+        // After a crash too it hears of the job that held it.
+        assert_eq!(context.disks.len(), self.world.disks.lock().len());
+        assert_eq!(self.world.held_by.lock().as_deref(), Some(context.job.as_str()));
         self.step("post").await?;
         self.world.log.lock().push(format!("{} heard {outcome:?}", self.name));
         Ok(PostReport::default())
