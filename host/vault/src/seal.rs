@@ -241,4 +241,29 @@ mod tests {
             SealerError::Cipher
         );
     }
+
+    /// If this fails, vaults that exist can no longer be read: FORMAT.md says what these bytes follow from.
+    #[test]
+    fn the_format_has_not_changed() {
+        let [encrypted, plain] = rings();
+        assert_eq!(
+            hex::encode(encrypted.chunk_ids()),
+            "f38c25d04ef10ff784563d7c7b45c54628025d37149761b76e25c54db2bddf17"
+        );
+        for (ring, wanted) in [
+            (encrypted, "aa5ba91e675d47e799545930c16e6651848342341ddb"),
+            (plain, "636f6666726513bfd242a893f509728705f630e7416e"),
+        ] {
+            let header = Header {
+                object_type: ObjectType::Pack,
+                cipher: ring.cipher as u8,
+                generation: 0,
+                salt: [7; SALT_BYTES],
+            };
+            let mut part = b"coffre".to_vec();
+            part.extend([0; TAG_BYTES]);
+            sealer(&ring, 1, "packs/00000001/00000000/00000000", &header).seal(5, &mut part);
+            assert_eq!(hex::encode(part), wanted);
+        }
+    }
 }

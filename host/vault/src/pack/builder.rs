@@ -148,24 +148,34 @@ pub(crate) fn read_pack(
     vault: VaultId,
     key: PackKey,
 ) -> Result<(PackListing, Sealer), PackDamage> {
+    read_frame(bytes, bytes, bytes.len() as u64, ring, vault, key)
+}
+
+/// Reads header and directory of a pack of which only the beginning and the end are at hand.
+pub(crate) fn read_frame(
+    head: &[u8],
+    tail: &[u8],
+    size_bytes: u64,
+    ring: &KeyRing,
+    vault: VaultId,
+    key: PackKey,
+) -> Result<(PackListing, Sealer), PackDamage> {
     let in_header = |what: String| PackDamage::Header(what);
-    let header = Header::decode(bytes, ObjectType::Pack).map_err(|error| in_header(error.to_string()))?;
+    let header = Header::decode(head, ObjectType::Pack).map_err(|error| in_header(error.to_string()))?;
     let sealer = Sealer::new(ring, vault, &key.object(), &header).map_err(|error| in_header(error.to_string()))?;
     let in_directory = |error: DirectoryError| PackDamage::Directory(error.to_string());
-    let trailer = bytes.len().checked_sub(TRAILER_BYTES).filter(|at| *at >= HEADER_BYTES);
-    let trailer = trailer
-        .ok_or(DirectoryError("no room for a trailer"))
-        .map_err(in_directory)?;
-    let directory_bytes = directory_length(&bytes[trailer..], bytes.len() as u64).map_err(in_directory)?;
-    let directory = &bytes[trailer - directory_bytes..trailer];
-    let (kind, entries) =
-        open_directory(directory, &sealer, (trailer - directory_bytes) as u64).map_err(in_directory)?;
-    if bytes[trailer + 4..trailer + 8] != (entries.len() as u32).to_le_bytes() {
+    let short = || in_directory(DirectoryError("no room for a trailer"));
+    let trailer = tail.len().checked_sub(TRAILER_BYTES).ok_or_else(short)?;
+    let directory_bytes = directory_length(&tail[trailer..], size_bytes).map_err(in_directory)?;
+    let directory = trailer.checked_sub(directory_bytes).ok_or_else(short)?;
+    let chunks_end = size_bytes - (TRAILER_BYTES + directory_bytes) as u64;
+    let (kind, entries) = open_directory(&tail[directory..trailer], &sealer, chunks_end).map_err(in_directory)?;
+    if tail[trailer + 4..trailer + 8] != (entries.len() as u32).to_le_bytes() {
         return Err(in_directory(DirectoryError("the trailer counts other chunks")));
     }
     let info = PackInfo {
         key,
-        size_bytes: bytes.len() as u32,
+        size_bytes: size_bytes as u32,
         kind,
         cipher: header.cipher,
         generation: header.generation,
@@ -175,7 +185,7 @@ pub(crate) fn read_pack(
 }
 
 /// The length of the sealed directory, from a pack's last 16 bytes.
-pub(crate) fn directory_length(trailer: &[u8], size_bytes: u64) -> Result<usize, DirectoryError> {
+fn directory_length(trailer: &[u8], size_bytes: u64) -> Result<usize, DirectoryError> {
     let trailer: &[u8; TRAILER_BYTES] = trailer
         .try_into()
         .map_err(|_| DirectoryError("no room for a trailer"))?;

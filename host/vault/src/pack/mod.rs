@@ -7,7 +7,7 @@ mod directory;
 mod open;
 
 pub(crate) use buffer::{Acquired, PackBuffer, PackPool};
-pub(crate) use builder::{PackBuilder, PackDamage, check_chunks, read_pack};
+pub(crate) use builder::{PackBuilder, PackDamage, check_chunks, read_frame, read_pack};
 pub use coder::{Decoder, Encoder};
 #[cfg(test)]
 pub(crate) use directory::Entry;

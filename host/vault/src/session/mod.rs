@@ -9,6 +9,7 @@
 //! 6. Check that every pack that is new or newly deduplicated against is there at its size.
 //! 7. Create the point. 8. Only now say so.
 
+mod adopt;
 mod commit;
 #[cfg(test)]
 mod tests;
@@ -160,8 +161,13 @@ pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<Sessi
     for unreadable in index::sync(vault).await? {
         tracing::warn!(error = %unreadable, "chunks that only this piece lists will be stored again");
     }
-    tracing::debug!(machine = %plan.machine, session = %number, "session begun");
-    Ok(SessionWriter::new(Arc::clone(vault), machine, number, plan.host, log))
+    let adopted = match plan.resumes {
+        Some(resumed) => adopt::unlisted_packs(vault, plan.machine, resumed, &log).await?,
+        None => Vec::new(),
+    };
+    tracing::debug!(machine = %plan.machine, session = %number, adopted = adopted.len(), "session begun");
+    let vault = Arc::clone(vault);
+    Ok(SessionWriter::new(vault, machine, number, plan.host, log, adopted))
 }
 
 async fn create_session(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<SessionNumber, BeginError> {

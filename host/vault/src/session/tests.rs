@@ -417,3 +417,34 @@ async fn many_packs_go_through_few_buffers_and_pieces() {
         assert_eq!(reader.read(&vault.hasher().id(&content)).await.unwrap(), content);
     }
 }
+
+#[tokio::test]
+async fn what_a_session_sent_before_it_broke_off_is_not_sent_twice() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    let first = begin(&vault, &[], None).await.unwrap();
+    // More than a pack, so that one is sent while the other is open; no piece of the index is written yet.
+    for number in 0..40 {
+        put(&vault, &first, chunk(number, 1024 * 1024)).await;
+    }
+    while rig.store.names("packs/").await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    drop(first);
+    assert!(rig.store.names("index/").await.is_empty());
+
+    let later = rig.host("b").await;
+    let second = begin(&later, &[], Some(0)).await.unwrap();
+    let mut known = 0;
+    for number in 0..40 {
+        known += u32::from(put(&later, &second, chunk(number, 1024 * 1024)).await.1 == Claim::Known);
+    }
+    assert_eq!(known, 31);
+    let point = second.commit(PointDraft::default(), &rig.commit_file()).await.unwrap();
+    assert_eq!((point.written.packs, point.written.index_pieces), (1, 1));
+    let reader = rig.host("c").await.chunks();
+    for number in 0..40 {
+        let content = chunk(number, 1024 * 1024);
+        assert_eq!(reader.read(&vault.hasher().id(&content)).await.unwrap(), content);
+    }
+}

@@ -103,7 +103,20 @@ impl SessionWriter {
         number: SessionNumber,
         host: String,
         log: GcLog,
+        adopted: Vec<PackListing>,
     ) -> Self {
+        let claims = Claims {
+            fresh: adopted
+                .iter()
+                .flat_map(|listing| &listing.entries)
+                .map(|entry| entry.id)
+                .collect(),
+            used: adopted.iter().map(|listing| listing.info.key).collect(),
+        };
+        let sent = Sent {
+            waiting: adopted,
+            ..Sent::default()
+        };
         let shared = Shared {
             vault,
             machine: machine.0,
@@ -112,10 +125,10 @@ impl SessionWriter {
             host,
             runtime: Handle::current(),
             log,
-            claims: Mutex::default(),
+            claims: Mutex::new(claims),
             open: Mutex::default(),
             tasks: Mutex::default(),
-            sent: Mutex::default(),
+            sent: Mutex::new(sent),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             new_chunks: AtomicU64::new(0),
