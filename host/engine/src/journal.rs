@@ -13,6 +13,8 @@
 //! further up is skipped and counted, since refusing every later backup would be worse; what it said is found again by
 //! the provider's `held`.
 
+mod owed;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -27,6 +29,8 @@ use crate::machine::DiskId;
 use crate::progress::Phase;
 use crate::provider::{ProviderIdentity, SnapshotId};
 use crate::state::{State, StateError, make_folder, names_in, sync_folder};
+
+pub use owed::{Owed, OwedHook, OwedSession};
 
 /// Jobs kept to look at; older ones that owe nothing go.
 const JOBS_KEPT: usize = 200;
@@ -149,76 +153,6 @@ pub struct Record {
     pub at: Timestamp,
     #[serde(flatten)]
     pub event: Event,
-}
-
-/// What a job still owes, in the order in which it came to owe it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Owed {
-    pub hooks: Vec<OwedHook>,
-    /// Not released, and whether `take` was answered.
-    pub snapshots: Vec<SnapshotId>,
-    pub taken: bool,
-    pub session: Option<OwedSession>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwedHook {
-    pub name: String,
-    pub memory: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OwedSession {
-    pub machine: MachineNumber,
-    pub session: SessionNumber,
-    /// The commit may have reached the vault.
-    pub committing: bool,
-}
-
-impl Owed {
-    pub fn is_nothing(&self) -> bool {
-        self.hooks.is_empty() && self.snapshots.is_empty() && self.session.is_none()
-    }
-
-    fn apply(&mut self, event: &Event) {
-        match event {
-            Event::HookStarting { hook } => {
-                if !self.hooks.iter().any(|owed| owed.name == *hook) {
-                    self.hooks.push(OwedHook {
-                        name: hook.clone(),
-                        memory: None,
-                    });
-                }
-            }
-            Event::HookPre { hook, memory, .. } => {
-                if let Some(owed) = self.hooks.iter_mut().find(|owed| owed.name == *hook) {
-                    owed.memory = memory.clone();
-                }
-            }
-            Event::HookEnded { hook, .. } => self.hooks.retain(|owed| owed.name != *hook),
-            Event::Taking { snapshot } => self.snapshots.push(snapshot.clone()),
-            Event::Taken { .. } => self.taken = true,
-            Event::Released { snapshot } => self.snapshots.retain(|owed| owed != snapshot),
-            Event::Session { machine, session } => {
-                self.session = Some(OwedSession {
-                    machine: *machine,
-                    session: *session,
-                    committing: false,
-                });
-            }
-            Event::Committing { session } => {
-                if let Some(owed) = self.session.as_mut().filter(|owed| owed.session == *session) {
-                    owed.committing = true;
-                }
-            }
-            Event::Committed { session } | Event::SessionOver { session, .. } => {
-                if self.session.is_some_and(|owed| owed.session == *session) {
-                    self.session = None;
-                }
-            }
-            Event::Started(_) | Event::Phase { .. } | Event::Note { .. } | Event::Disks { .. } | Event::Ended(_) => {}
-        }
-    }
 }
 
 /// A journal that is being written. While it is open the file is locked, so that others see that its job runs.
