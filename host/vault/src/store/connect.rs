@@ -1,5 +1,6 @@
 //! From an address to an object store.
 
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ const RETRIES: usize = 7;
 const RETRY_TIMEOUT: Duration = Duration::from_secs(40);
 /// Azurite's account, the same everywhere and documented as such.
 const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
+const EMULATOR_ENDPOINT: &str = "http://127.0.0.1:10000";
 const EMULATOR_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// A store, and the prefix in it under which the vault lies.
@@ -109,11 +111,9 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         .with_retry(retry());
     if options.emulator {
         // Spelled out rather than `with_use_emulator`, which takes its address from the environment alone.
-        let endpoint = options
-            .endpoint
-            .as_deref()
-            .unwrap_or("http://127.0.0.1:10000")
-            .trim_end_matches('/');
+        let from_environment = env::var("AZURITE_BLOB_STORAGE_URL").ok();
+        let endpoint = options.endpoint.as_deref().or(from_environment.as_deref());
+        let endpoint = endpoint.unwrap_or(EMULATOR_ENDPOINT).trim_end_matches('/');
         let endpoint = match endpoint.strip_suffix(EMULATOR_ACCOUNT) {
             Some(_) => endpoint.to_owned(),
             None => format!("{endpoint}/{EMULATOR_ACCOUNT}"),

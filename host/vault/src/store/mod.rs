@@ -23,6 +23,8 @@ pub use error::{Cause, StoreError};
 
 /// How often a create is sent when its outcome was an error and nothing is there.
 const CREATE_ATTEMPTS: u32 = 5;
+/// How long a store may take to say anything at all.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// A prefix in an object store.
@@ -117,6 +119,17 @@ impl Store {
             .await
             .map(Some)
             .map_err(|error| self.failed("read", object, error))
+    }
+
+    /// The first request to a store, which may not be there at all: gives up after [`ANSWER_TIMEOUT`].
+    pub(crate) async fn get_promptly(&self, object: &str, limit_bytes: u64) -> Result<Option<Bytes>, StoreError> {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.get(object, limit_bytes)).await;
+        answer.unwrap_or_else(|_| {
+            Err(StoreError::Unreachable {
+                store: self.name().to_owned(),
+                source: Cause::text(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())),
+            })
+        })
     }
 
     /// A byte range, or nothing where no object is. A range that reaches past the object's end comes back shorter, or is

@@ -129,7 +129,7 @@ pub(super) async fn init(store: Store, options: InitOptions) -> Result<Initializ
 }
 
 async fn refuse_what_is_not_empty(store: &Store) -> Result<(), InitError> {
-    match store.get(object::FORMAT, FORMAT_LIMIT_BYTES).await {
+    match store.get_promptly(object::FORMAT, FORMAT_LIMIT_BYTES).await {
         Ok(Some(bytes)) => {
             return Err(match Format::decode(&bytes) {
                 Ok(found) => InitError::AlreadyThere {

@@ -1,7 +1,6 @@
 //! Opening a vault: the `format` object, the key slots, the proof that they belong together, the local index.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::Inner;
 use super::format::{FORMAT_LIMIT_BYTES, FORMAT_VERSION, Format, FormatError};
@@ -10,10 +9,8 @@ use crate::index::LocalIndex;
 use crate::key::{Cipher, Credential, KeyError, KeyRing, Slot, SlotContext, SlotError, VaultKey};
 use crate::object;
 use crate::read::ReaderState;
-use crate::store::{Cause, Store, StoreError};
+use crate::store::{Store, StoreError};
 
-/// How long a store may take to say anything at all.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Slots that are tried; each passphrase slot takes 0.15 s.
 const SLOTS_LIMIT: usize = 64;
 /// A slot is far smaller; more is not read.
@@ -117,15 +114,7 @@ pub(super) async fn open(
 }
 
 async fn read_format(store: &Store) -> Result<super::format::Unproven, OpenError> {
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, store.get(object::FORMAT, FORMAT_LIMIT_BYTES)).await;
-    let answer = answer.unwrap_or_else(|_| {
-        let source = Cause::text(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()));
-        Err(StoreError::Unreachable {
-            store: store.name().to_owned(),
-            source,
-        })
-    });
-    let bytes = match answer {
+    let bytes = match store.get_promptly(object::FORMAT, FORMAT_LIMIT_BYTES).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => {
             return Err(match store.any().await? {
