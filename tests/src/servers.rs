@@ -45,11 +45,10 @@ impl VaultKind {
                 address("COFFRE_TEST_S3_TLS"),
                 &format!("ca-file = \"{}\"\n", address("COFFRE_TEST_S3_CA")),
             ),
-            Self::Azure => {
-                // The emulator's address reaches the program by AZURITE_BLOB_STORAGE_URL.
-                address("AZURITE_BLOB_STORAGE_URL");
-                format!("url = \"az://{BUCKET}/{prefix}\"\nemulator = true\n")
-            }
+            Self::Azure => format!(
+                "url = \"az://{BUCKET}/{prefix}\"\nemulator = true\nendpoint = \"{}\"\n",
+                address("COFFRE_TEST_AZURE")
+            ),
         }
     }
 }

@@ -104,7 +104,7 @@ fn one_disk_restores_alone_to_a_file() {
     // A second time it is not empty, unless told so.
     place
         .run(&["restore", "web01", "--disk", id, "--to", &to])
-        .refused(1, &["not empty", "--overwrite"]);
+        .refused(64, &["not empty", "--overwrite"]);
     place
         .run(&["restore", "web01", "--disk", id, "--to", &to, "--overwrite"])
         .expect(0);
@@ -124,7 +124,7 @@ fn a_restore_to_a_device_zeroes_what_the_disk_has_as_zero() {
     let to = device.path();
     place
         .run(&["restore", "web01", "--disk", &id, "--to", to])
-        .refused(1, &["not empty"]);
+        .refused(64, &["not empty"]);
     place
         .run(&["restore", "web01", "--disk", &id, "--to", to, "--overwrite"])
         .expect(0);
@@ -136,7 +136,7 @@ fn a_restore_to_a_device_zeroes_what_the_disk_has_as_zero() {
     let device = LoopDevice::new(&small);
     place
         .run(&["restore", "web01", "--disk", &id, "--to", device.path(), "--overwrite"])
-        .refused(1, &["bytes"]);
+        .refused(64, &["bytes"]);
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_mounted_target_is_refused_even_with_overwrite() {
     let mounted = scratch.path().parent().unwrap().join("image").display().to_string();
     place
         .run(&["restore", "web01", "--disk", id, "--to", &mounted, "--overwrite"])
-        .refused(1, &["loop device"]);
+        .refused(64, &["mounted"]);
 }
 
 /// A loop device upon a file, detached at the end.

@@ -17,7 +17,7 @@ fn place(scripts: &[(&str, &str)], more: &str) -> Place {
     config.push_str("]\n");
     for (name, _) in scripts {
         config.push_str(&format!(
-            "[hook.{name}]\nkind = \"rhai\"\nfile = \"{name}.rhai\"\n{more}"
+            "[hook.{name}]\nkind = \"rhai\"\non = \"host\"\nfile = \"{name}.rhai\"\n{more}"
         ));
     }
     let place = Place::new(VaultKind::Folder)
@@ -31,7 +31,7 @@ fn place(scripts: &[(&str, &str)], more: &str) -> Place {
     place.init()
 }
 
-const GRANT: &str = "[hook.NAME.grant]\nrun = [[\"/bin/sh\", \"-c\", \"{text}\"]]\n";
+const GRANT: &str = "[hook.NAME.grant]\nprocess = [[\"/bin/sh\", \"-c\", \"{text}\"]]\n";
 
 #[test]
 fn hooks_run_in_order_and_back_and_make_a_point_application_consistent() {
@@ -48,7 +48,7 @@ fn hooks_run_in_order_and_back_and_make_a_point_application_consistent() {
         .iter()
         .map(|name| {
             format!(
-                "[hook.{name}]\nkind = \"rhai\"\nfile = \"{name}.rhai\"\n{}",
+                "[hook.{name}]\nkind = \"rhai\"\non = \"host\"\nfile = \"{name}.rhai\"\n{}",
                 GRANT.replace("NAME", name)
             )
         })

@@ -42,6 +42,9 @@ impl ConfigError {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run as a user that may read it".to_owned())
             }
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("`coffre config example` prints a configuration to start from".to_owned())
+            }
             Self::Read { .. } | Self::NotText { .. } | Self::TooLarge { .. } => None,
             Self::Writable { path, .. } => Some(format!("chmod go-w {}", path.display())),
             Self::Foreign { path, .. } => Some(format!("chown it to root or to yourself: {}", path.display())),

@@ -142,6 +142,10 @@ impl JobError {
             Self::Commit(error) if matches!(**error, CommitError::Fenced { .. }) => {
                 hint("somebody cleaned up the vault while this ran; run it again")
             }
+            Self::Blocked(_) => hint("nothing was disturbed; mend this, then `coffre config check` asks again"),
+            Self::Transfer(error) if matches!(**error, TransferError::Source { .. }) => {
+                hint("no point was made, and earlier points are untouched; look at the disk, then run it again")
+            }
             Self::Panicked(_) => hint("please report it with the job's journal"),
             _ => None,
         }

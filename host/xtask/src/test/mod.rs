@@ -86,6 +86,9 @@ fn provide() -> Result<()> {
         need("setpriv", "util-linux"),
         need("mount", "mount"),
         need("losetup", "mount"),
+        need("nbdkit", "nbdkit"),
+        need("nbdfuse", "libnbd-bin"),
+        need("fusermount3", "fuse3"),
     ])?;
     machine::provide_python()
 }

@@ -105,8 +105,6 @@ impl Servers {
         self.environment.insert("COFFRE_TEST_S3", s3);
         self.environment.insert("COFFRE_TEST_S3_TLS", s3_tls);
         self.environment.insert("COFFRE_TEST_S3_CA", text(&ca)?);
-        // object_store reads the emulator's address from this name only.
-        self.environment.insert("AZURITE_BLOB_STORAGE_URL", azure.clone());
         self.environment.insert("COFFRE_TEST_AZURE", azure);
         Ok(())
     }
