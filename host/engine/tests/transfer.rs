@@ -15,6 +15,13 @@ use coffre_vault::{
     ComparedHow, Encryption, InitOptions, MachineNumber, OpenOptions, PointDisk, PointDraft, SessionPlan, Store, Vault,
 };
 
+/// A disk to transfer: its bytes, its base, and what is said to have changed.
+type Disk = (
+    Arc<dyn DiskSource>,
+    Option<DiskBase>,
+    Result<Box<dyn ChangeList>, String>,
+);
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
@@ -167,14 +174,7 @@ impl Harness {
         self.folder.path().join("digests-here")
     }
 
-    fn transfer(
-        &self,
-        disks: Vec<(
-            Arc<dyn DiskSource>,
-            Option<DiskBase>,
-            Result<Box<dyn ChangeList>, String>,
-        )>,
-    ) -> Result<(Vec<DiskResult>, coffre_vault::SessionWriter), TransferError> {
+    fn transfer(&self, disks: Vec<Disk>) -> Result<(Vec<DiskResult>, coffre_vault::SessionWriter), TransferError> {
         let bases = disks
             .iter()
             .filter_map(|(_, base, _)| base.as_ref().map(|base| base.point))

@@ -132,7 +132,7 @@ pub(super) fn run_all(plan: RestorePlan, handle: &Handle) -> Result<(), RestoreE
                 let planned = MapReader::new(shared.chunks.clone(), *root)
                     .map_err(|source| RestoreError::Map {
                         disk: disk.id.clone(),
-                        source,
+                        source: Box::new(source),
                     })
                     .and_then(|map| Planner { shared, disk, jobs }.run(map));
                 if let Err(error) = planned {
@@ -165,7 +165,7 @@ impl Planner<'_> {
         let shared = self.shared;
         let map_error = |source| RestoreError::Map {
             disk: self.disk.id.clone(),
-            source,
+            source: Box::new(source),
         };
         let leaves = self.disk.size_bytes.div_ceil(LEAF_BYTES);
         let mut window: HashMap<ChunkId, Vec<Piece>> = HashMap::new();

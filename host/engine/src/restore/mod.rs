@@ -52,7 +52,7 @@ pub struct RestoreCounters {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     #[error("read the map of disk {disk}")]
-    Map { disk: DiskId, source: MapError },
+    Map { disk: DiskId, source: Box<MapError> },
     #[error("read disk {disk} from the vault")]
     Read { disk: DiskId, source: ReadError },
     #[error("write disk {disk}")]

@@ -140,7 +140,7 @@ impl DiskRun {
     pub fn base_error(&self, source: MapError) -> TransferError {
         TransferError::Base {
             disk: self.id.clone(),
-            source,
+            source: Box::new(source),
         }
     }
 
@@ -322,7 +322,7 @@ impl Attempt<'_> {
         let base = match self.base {
             Some(base) => Some(BaseMap::new(base, shared).map_err(|source| TransferError::Base {
                 disk: self.id.clone(),
-                source,
+                source: Box::new(source),
             })?),
             None => None,
         };

@@ -143,7 +143,7 @@ pub enum TransferError {
     #[error("store disk {disk}")]
     Write { disk: DiskId, source: WriteError },
     #[error("read the base of disk {disk}")]
-    Base { disk: DiskId, source: MapError },
+    Base { disk: DiskId, source: Box<MapError> },
     #[error("the transfer was cancelled")]
     Cancelled,
 }

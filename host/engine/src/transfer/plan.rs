@@ -214,7 +214,7 @@ fn plan_tracked(emitter: &mut Emitter<'_>, list: Box<dyn ChangeList>) -> Result<
                 let in_leaf = (start % LEAF_BYTES) as u32;
                 *slot = if runs.is_empty() {
                     if is_sample { SlotPlan::Sample } else { SlotPlan::Keep }
-                } else if holes.is_hole(start..start + SLOT_BYTES)? && runs == [0..SLOT_BYTES as u32] {
+                } else if holes.is_hole(start..start + SLOT_BYTES)? && runs.first() == Some(&(0..SLOT_BYTES as u32)) {
                     SlotPlan::Hole
                 } else if pages_apart(&base_leaf, in_leaf, &runs) >= WHOLE_PAGES {
                     SlotPlan::Whole

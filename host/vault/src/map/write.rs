@@ -57,7 +57,7 @@ where
             let mut level = self.root_level;
             let leaves = loop {
                 let leaves = span_bytes(level) / LEAF_BYTES;
-                if level == 0 || (from % leaves == 0 && from + leaves <= end) {
+                if level == 0 || (from.is_multiple_of(leaves) && from + leaves <= end) {
                     break leaves;
                 }
                 level -= 1;
@@ -135,9 +135,11 @@ mod tests {
     use super::*;
     use crate::read::ReadError;
 
+    type Kept = (HashMap<ChunkId, Vec<u8>>, usize);
+
     /// Nodes in memory, named by their plain hash; counts reads.
     #[derive(Clone, Default)]
-    struct Nodes(Arc<Mutex<(HashMap<ChunkId, Vec<u8>>, usize)>>);
+    struct Nodes(Arc<Mutex<Kept>>);
 
     impl Nodes {
         fn put(&self, bytes: Vec<u8>) -> Result<ChunkId, MapError> {
