@@ -13,6 +13,7 @@ use crate::object::{self, ObjectType, PackKey};
 use crate::read::ReadError;
 use crate::record::Records;
 use crate::register::{self, Decision, read_dense};
+use crate::store::StoreError;
 
 /// A record of the clean-up log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,6 +89,9 @@ impl<'de> Deserialize<'de> for PackName {
 /// The clean-up log as of one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GcLog {
+    /// The first number that is not there.
+    end: u32,
+    checkpoint_number: Option<u32>,
     checkpoint: Option<Checkpoint>,
     condemned: HashSet<PackKey>,
     quarantined: HashSet<PackKey>,
@@ -119,7 +123,8 @@ impl GcLog {
             .find(|known| known.machine == machine)
     }
 
-    fn take_in(&mut self, what: GcWhat) {
+    fn take_in(&mut self, number: u32, what: GcWhat) {
+        self.end = number + 1;
         let keys = |packs: Vec<PackName>| packs.into_iter().map(|name| name.0);
         match what {
             GcWhat::Condemn { packs } => self.condemned.extend(keys(packs)),
@@ -128,6 +133,7 @@ impl GcLog {
                 self.condemned = keys(std::mem::take(&mut checkpoint.condemned)).collect();
                 self.quarantined = keys(std::mem::take(&mut checkpoint.quarantined)).collect();
                 self.checkpoint = Some(checkpoint);
+                self.checkpoint_number = Some(number);
             }
             GcWhat::Unknown => {}
         }
@@ -172,9 +178,42 @@ pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
                 what,
             });
         }
-        log.take_in(record.what);
+        log.take_in(number, record.what);
     }
     Ok(log)
+}
+
+/// Says to all writers that nothing new is to rely on these packs. What is quarantined already is left out.
+pub(crate) async fn quarantine(records: Records<'_>, packs: &[PackKey], reason: &str) -> Result<(), ReadError> {
+    loop {
+        let log = read(records).await?;
+        let packs: Vec<PackName> = packs
+            .iter()
+            .filter(|pack| !log.forbids(pack))
+            .copied()
+            .map(PackName)
+            .collect();
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let record = GcRecord {
+            at: Timestamp::now(),
+            checkpoint: log.checkpoint_number,
+            what: GcWhat::Quarantine {
+                packs,
+                reason: reason.to_owned(),
+            },
+        };
+        match records
+            .create(ObjectType::GcLog, &object::gclog(log.end), &record)
+            .await
+        {
+            Ok(()) => return Ok(()),
+            // Somebody else has written this number: what it says is read first.
+            Err(StoreError::Taken { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -277,5 +316,24 @@ mod tests {
             .await
             .unwrap();
         assert!(matches!(read(records).await, Err(ReadError::Newer { .. })));
+    }
+
+    #[tokio::test]
+    async fn writers_that_quarantine_at_once_lose_nothing() {
+        let store = Store::over(Arc::new(InMemory::new()), "");
+        let vault = VaultId([1; 16]);
+        let ring = KeyRing::unencrypted(vault);
+        let records = Records {
+            store: &store,
+            vault,
+            ring: &ring,
+        };
+        let packs: Vec<[PackKey; 2]> = (0..6).map(|number| [pack(number), pack(7)]).collect();
+        futures::future::try_join_all(packs.iter().map(|packs| quarantine(records, packs, "test")))
+            .await
+            .unwrap();
+        let log = read(records).await.unwrap();
+        assert_eq!(log.end, 6);
+        assert!((0..6).chain([7]).all(|number| log.forbids(&pack(number))));
     }
 }

@@ -1,12 +1,19 @@
 //! The few large buffers that packs are built in. They bound the memory of a process however many disks, jobs and vaults it
 //! works on: whoever wants a fifth waits until one of the four has left for its vault.
 
-use parking_lot::{Condvar, Mutex};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::PACK_TARGET_BYTES;
 
 /// Packs alive in the process: with two being filled, one is sealed and one is sent.
 const ALIVE_LIMIT: usize = 4;
+
+/// How long somebody waits without a pack of its own, and with none on its way, before others must close theirs: they may
+/// be between two disks, or paused for hours.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 struct State {
     alive: usize,
@@ -15,20 +22,20 @@ struct State {
     free: Vec<Vec<u8>>,
 }
 
+/// Somebody who keeps packs open.
+pub(crate) trait PackHolder: Send + Sync {
+    /// Closes the open packs, unless their owner is at work on them right now. Must not wait.
+    fn close_idle(self: Arc<Self>);
+}
+
 /// All pack buffers of the process.
 pub(crate) struct PackPool {
     state: Mutex<State>,
     changed: Condvar,
+    holders: Mutex<Vec<Weak<dyn PackHolder>>>,
 }
 
-static POOL: PackPool = PackPool {
-    state: Mutex::new(State {
-        alive: 0,
-        moving: 0,
-        free: Vec::new(),
-    }),
-    changed: Condvar::new(),
-};
+static POOL: PackPool = PackPool::new();
 
 /// What came of asking for a buffer.
 pub(crate) enum Acquired {
@@ -39,14 +46,33 @@ pub(crate) enum Acquired {
 }
 
 impl PackPool {
+    const fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                alive: 0,
+                moving: 0,
+                free: Vec::new(),
+            }),
+            changed: Condvar::new(),
+            holders: Mutex::new(Vec::new()),
+        }
+    }
+
     pub(crate) fn get() -> &'static Self {
         &POOL
     }
 
+    /// Makes known who can be asked to close packs.
+    pub(crate) fn add_holder(&self, holder: Weak<dyn PackHolder>) {
+        let mut holders = self.holders.lock();
+        holders.retain(|holder| holder.strong_count() > 0);
+        holders.push(holder);
+    }
+
     /// Blocks until a buffer is free. `has_open` says whether the caller keeps an open pack while it waits.
     ///
-    /// Nobody waits for ever: a waiter either has no open pack, or one is moving, or it is told to close its own. The
-    /// ones that are open and not waiting are being filled.
+    /// Nobody waits for ever: while one is moving, it will come back; else the waiter is told to close its own, and if it
+    /// has none, others close theirs.
     pub(crate) fn acquire(&'static self, has_open: bool) -> Acquired {
         let mut state = self.state.lock();
         loop {
@@ -63,7 +89,16 @@ impl PackPool {
             if state.moving == 0 && has_open {
                 return Acquired::CloseOne;
             }
-            self.changed.wait(&mut state);
+            let waited = self.changed.wait_for(&mut state, PATIENCE);
+            if waited.timed_out() && state.moving == 0 && state.alive == ALIVE_LIMIT {
+                MutexGuard::unlocked(&mut state, || {
+                    let holders = self.holders.lock().clone();
+                    holders
+                        .iter()
+                        .filter_map(Weak::upgrade)
+                        .for_each(PackHolder::close_idle);
+                });
+            }
         }
     }
 
@@ -93,7 +128,6 @@ impl PackBuffer {
         if !self.moving {
             self.moving = true;
             self.pool.state.lock().moving += 1;
-            // Somebody who would have had to close a pack can wait now, which changes nothing for those asleep.
         }
     }
 
@@ -122,14 +156,7 @@ mod tests {
     use super::*;
 
     fn pool() -> &'static PackPool {
-        Box::leak(Box::new(PackPool {
-            state: Mutex::new(State {
-                alive: 0,
-                moving: 0,
-                free: Vec::new(),
-            }),
-            changed: Condvar::new(),
-        }))
+        Box::leak(Box::new(PackPool::new()))
     }
 
     fn take(pool: &'static PackPool) -> PackBuffer {
@@ -156,6 +183,21 @@ mod tests {
         let pool = pool();
         let _held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(pool)).collect();
         assert!(matches!(pool.acquire(true), Acquired::CloseOne));
+    }
+
+    #[test]
+    fn who_has_no_pack_gets_one_from_those_that_are_idle() {
+        struct Idle(Mutex<Vec<PackBuffer>>);
+        impl PackHolder for Idle {
+            fn close_idle(self: Arc<Self>) {
+                self.0.lock().pop();
+            }
+        }
+        let pool = pool();
+        let idle = Arc::new(Idle(Mutex::new((0..ALIVE_LIMIT).map(|_| take(pool)).collect())));
+        pool.add_holder(Arc::downgrade(&idle) as Weak<dyn PackHolder>);
+        assert!(matches!(pool.acquire(false), Acquired::Buffer(_)));
+        assert_eq!(idle.0.lock().len(), ALIVE_LIMIT - 1);
     }
 
     #[test]

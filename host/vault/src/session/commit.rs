@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::writer::{SessionWriter, Shared};
 use super::{CommitError, WriteError};
+use crate::gclog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
 use crate::object::{self, ObjectType, PackKey};
@@ -100,33 +101,34 @@ async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
         })?;
         wanted.push((key, info.map(|info| info.size_bytes)));
     }
-    let looked = stream::iter(wanted)
-        .map(|(key, wanted)| async move {
-            let found = vault
-                .store
-                .size(&key.object())
-                .await
-                .map_err(|source| CommitError::Check { source })?;
-            let what = match (found, wanted) {
-                (Some(found), Some(wanted)) if found == u64::from(wanted) => return Ok(()),
-                (None, _) => "it is not there".to_owned(),
-                (Some(_), None) => "the local index does not know it".to_owned(),
-                (Some(found), Some(wanted)) => format!("it has {found} bytes instead of {wanted}"),
-            };
-            Err(CommitError::PackMissing {
-                pack: key.to_string(),
-                what,
-            })
-        })
+    let looked = stream::iter(wanted).map(|(key, wanted)| async move {
+        let found = vault.store.size(&key.object()).await?;
+        let what = match (found, wanted) {
+            (Some(found), Some(wanted)) if found == u64::from(wanted) => return Ok(None),
+            (None, _) => "it is not there".to_owned(),
+            (Some(_), None) => "the local index does not know it".to_owned(),
+            (Some(found), Some(wanted)) => format!("it has {found} bytes instead of {wanted}"),
+        };
+        Ok(Some((key, what)))
+    });
+    let looked: Vec<Option<(PackKey, String)>> = looked
         .buffer_unordered(LOOKS_AT_ONCE)
-        .try_collect::<()>()
-        .await;
-    if let Err(CommitError::PackMissing { .. }) = &looked
-        && let Err(error) = index::blocking(vault, |vault| vault.index.reset()).await
-    {
-        tracing::warn!(%error, "the local index names packs that are gone and could not be reset");
+        .try_collect()
+        .await
+        .map_err(|source| CommitError::Check { source })?;
+    let wrong: Vec<(PackKey, String)> = looked.into_iter().flatten().collect();
+    let Some((first, what)) = wrong.first() else {
+        return Ok(());
+    };
+    // Or the next session would rely on them again, on this host and on others.
+    let keys: Vec<PackKey> = wrong.iter().map(|(key, _)| *key).collect();
+    if let Err(error) = gclog::quarantine(vault.records(), &keys, what).await {
+        tracing::warn!(pack = %first, %error, "packs that are not as they should be could not be quarantined");
     }
-    looked
+    Err(CommitError::PackMissing {
+        pack: first.to_string(),
+        what: what.clone(),
+    })
 }
 
 /// Step 7. Only what is read decides; the answer to a create only says when to read.

@@ -89,7 +89,7 @@ pub enum CommitError {
     Write(#[from] WriteError),
     #[error("look whether everything that the point needs is there")]
     Check { source: StoreError },
-    /// What was deduplicated against is not there, so the next session must not believe the local index: it was reset.
+    /// What was deduplicated against is not there. It is quarantined now, so a new session stores its chunks again.
     #[error("pack {pack}, which the point needs, is not in the vault as it should be: {what}")]
     PackMissing { pack: String, what: String },
     #[error("write the point to {}", path.display())]

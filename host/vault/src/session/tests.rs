@@ -260,6 +260,67 @@ async fn a_lost_pack_is_noticed_before_the_point_is_made() {
         .unwrap_err();
     assert!(matches!(error, CommitError::PackMissing { .. }), "{error:?}");
     assert_eq!(vault.points(second.machine()).await.unwrap().len(), 1);
+    // It is quarantined, so that the next session heals what it can, on any host.
+    for host in ["a", "b"] {
+        let again = rig.host(host).await;
+        let third = begin(&again, &[0], None).await.unwrap();
+        let (id, claim) = put(&again, &third, chunk(1, 1000)).await;
+        assert_eq!(claim, if host == "a" { Claim::New } else { Claim::Known });
+        third.commit(PointDraft::default(), &rig.commit_file()).await.unwrap();
+        assert_eq!(again.chunks().read(&id).await.unwrap(), chunk(1, 1000));
+    }
+}
+
+#[tokio::test]
+async fn packs_whose_index_has_left_the_vault_are_not_relied_upon() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    let first = begin(&vault, &[], None).await.unwrap();
+    put(&vault, &first, chunk(1, 1000)).await;
+    first.commit(PointDraft::default(), &rig.commit_file()).await.unwrap();
+    // As a clean-up leaves it: index first, then packs, and long after the record that condemned them is gone.
+    rig.store.lose(&rig.store.names("index/").await[0]).await;
+    rig.store.lose(&rig.store.names("packs/").await[0]).await;
+    for host in [vault, rig.host("a").await] {
+        let writer = begin(&host, &[], None).await.unwrap();
+        assert_eq!(put(&host, &writer, chunk(1, 1000)).await.1, Claim::New);
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_fill_all_buffers_at_once_do_not_wait_for_each_other_for_ever() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(begin(&vault, &[], None).await.unwrap());
+    }
+    let threads: Vec<_> = (0..6)
+        .map(|thread: u32| {
+            let (writer, hasher) = (sessions[thread as usize % 3].clone(), vault.hasher());
+            tokio::task::spawn_blocking(move || {
+                let mut encoder = Encoder::new();
+                for number in 0..40 {
+                    let content = chunk(thread * 1000 + number, 1024 * 1024);
+                    let kind = if number % 2 == 0 {
+                        ChunkKind::Data
+                    } else {
+                        ChunkKind::Node
+                    };
+                    writer.put(kind, hasher.id(&content), &content, &mut encoder).unwrap();
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.await.unwrap();
+    }
+    let file = rig.commit_file();
+    sessions[0].abort("given up").await.unwrap();
+    for session in &sessions[1..] {
+        session.commit(PointDraft::default(), &file).await.unwrap();
+    }
+    assert_eq!(vault.points(sessions[0].machine()).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@
 //! between would leave a point whose chunks cannot be found.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -18,7 +18,8 @@ use crate::gclog::GcLog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber};
 use crate::object::{ObjectType, PackKey};
 use crate::pack::{
-    Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackListing, PackPool, encode_piece,
+    Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, PackPool,
+    encode_piece,
 };
 use crate::vault::Inner;
 
@@ -135,9 +136,9 @@ impl SessionWriter {
             known_chunks: AtomicU64::new(0),
             stored_bytes: AtomicU64::new(0),
         };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared = Arc::new(shared);
+        PackPool::get().add_holder(Arc::downgrade(&shared) as Weak<dyn PackHolder>);
+        Self { shared }
     }
 
     pub fn machine(&self) -> MachineNumber {
@@ -229,14 +230,25 @@ impl SessionWriter {
 
     /// Gives the session up. Nothing is deleted; what was sent is there for a session that resumes this one.
     pub async fn abort(&self, reason: &str) -> Result<(), super::CommitError> {
-        {
-            let mut open = self.shared.open.lock();
+        let ended = self.shared.off_runtime(|shared| {
+            let mut open = shared.open.lock();
             open.over = true;
             open.data = None;
             open.node = None;
-        }
+        });
+        ended.await?;
         self.shared.finish_tasks().await;
         super::abort(&self.shared.vault, self.shared.machine, self.shared.number, reason).await
+    }
+}
+
+impl PackHolder for Shared {
+    fn close_idle(self: Arc<Self>) {
+        // Whoever holds the lock is putting, or waiting for memory without an open pack.
+        if let Some(mut open) = self.open.try_lock() {
+            self.close(&mut open, ChunkKind::Node);
+            self.close(&mut open, ChunkKind::Data);
+        }
     }
 }
 
@@ -393,18 +405,31 @@ impl Shared {
         Ok(())
     }
 
+    /// For what takes the lock on the open packs, which a `put` may hold for as long as it waits for memory.
+    async fn off_runtime<R: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> R + Send + 'static,
+    ) -> Result<R, WriteError> {
+        let shared = Arc::clone(self);
+        let done = spawn_blocking(move || work(&shared)).await;
+        done.map_err(|panicked| WriteError::Broken {
+            what: panicked.to_string(),
+        })
+    }
+
     /// Steps 4 and 5 to their end: nothing is open, everything is sent and listed.
     pub(super) async fn flush(self: &Arc<Self>) -> Result<(), WriteError> {
-        let closed = {
-            let mut open = self.open.lock();
+        let closed = self.off_runtime(|shared| {
+            let mut open = shared.open.lock();
             if open.over {
                 return Err(WriteError::Over);
             }
             open.over = true;
-            self.close(&mut open, ChunkKind::Node);
-            self.close(&mut open, ChunkKind::Data);
-            open.next_number as usize
-        };
+            shared.close(&mut open, ChunkKind::Node);
+            shared.close(&mut open, ChunkKind::Data);
+            Ok(open.next_number as usize)
+        });
+        let closed = closed.await??;
         self.finish_tasks().await;
         self.failure()?;
         let sent = self.sent.lock().packs.len();
