@@ -18,8 +18,7 @@ use crate::gclog::GcLog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber};
 use crate::object::{ObjectType, PackKey};
 use crate::pack::{
-    Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, PackPool,
-    encode_piece,
+    Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, encode_piece,
 };
 use crate::vault::Inner;
 
@@ -137,7 +136,10 @@ impl SessionWriter {
             stored_bytes: AtomicU64::new(0),
         };
         let shared = Arc::new(shared);
-        PackPool::get().add_holder(Arc::downgrade(&shared) as Weak<dyn PackHolder>);
+        shared
+            .vault
+            .pool
+            .add_holder(Arc::downgrade(&shared) as Weak<dyn PackHolder>);
         Self { shared }
     }
 
@@ -295,7 +297,7 @@ impl Shared {
             // A failed session must not wait for memory that it will not use.
             self.check()?;
             let has_open = open.data.is_some() || open.node.is_some();
-            match PackPool::get().acquire(has_open) {
+            match self.vault.pool.acquire(has_open) {
                 Acquired::Buffer(buffer) => return Ok(PackBuilder::new(buffer, kind)),
                 Acquired::CloseOne => {
                     self.close(open, ChunkKind::Node);

@@ -247,7 +247,7 @@ impl Store {
                 }
                 Ok(None) => break,
                 Err(object_store::Error::NotFound { .. }) => break,
-                Err(error) => return Err(self.failed("list", folder, error)),
+                Err(error) => return Err(self.failed("list", if folder.is_empty() { "/" } else { folder }, error)),
             }
         }
         found.sort_by(|a, b| a.object.cmp(&b.object));

@@ -13,6 +13,7 @@ use crate::gclog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
 use crate::index::LocalIndex;
 use crate::key::{Credential, KeyRing};
+use crate::pack::PackPool;
 use crate::point::{Fate, Point};
 use crate::read::{ChunkReader, ReadError, ReaderState};
 use crate::record::Records;
@@ -64,6 +65,7 @@ pub(crate) struct Inner {
     pub(crate) id: VaultId,
     pub(crate) ring: KeyRing,
     pub(crate) index: LocalIndex,
+    pub(crate) pool: &'static PackPool,
     /// One fetch of index pieces at a time.
     pub(crate) syncing: tokio::sync::Mutex<()>,
     pub(crate) reading: ReaderState,

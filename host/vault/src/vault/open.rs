@@ -8,6 +8,7 @@ use crate::ids::{VaultId, parse_key};
 use crate::index::LocalIndex;
 use crate::key::{Cipher, Credential, KeyError, KeyRing, Slot, SlotContext, SlotError, VaultKey};
 use crate::object;
+use crate::pack::PackPool;
 use crate::read::ReaderState;
 use crate::store::{Store, StoreError};
 
@@ -108,6 +109,7 @@ pub(super) async fn open(
         id,
         ring,
         index,
+        pool: PackPool::get(),
         syncing: tokio::sync::Mutex::new(()),
         reading: ReaderState::default(),
     })
