@@ -260,7 +260,7 @@ impl Store {
         match stream.try_next().await {
             Ok(found) => Ok(found.map(|meta| meta.location.to_string())),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("list", "", error)),
+            Err(error) => Err(self.failed("list", "/", error)),
         }
     }
 
