@@ -82,6 +82,10 @@ fn provide() -> Result<()> {
         need("mkfs.btrfs", "btrfs-progs"),
         need("mke2fs", "e2fsprogs"),
         need("debugfs", "e2fsprogs"),
+        // A disk that fails to order: nbdkit's error filter, served as a file.
+        need("nbdkit", "nbdkit"),
+        need("nbdfuse", "libnbd-bin"),
+        need("fusermount3", "fuse3"),
         need("openssl", "openssl"),
         need("setpriv", "util-linux"),
         need("mount", "mount"),
