@@ -486,6 +486,54 @@ fn one_broken_disk_of_two_fails_the_transfer_and_names_itself() {
     );
 }
 
+/// A disk whose first read does not end before that of its fellow has begun.
+struct MeetingDisk(MemoryDisk, Arc<(std::sync::Mutex<u32>, std::sync::Condvar)>, AtomicBool);
+
+impl DiskSource for MeetingDisk {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+
+    fn read_at(&self, offset_bytes: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        if !self.2.swap(true, Ordering::SeqCst) {
+            let (there, arrived) = &*self.1;
+            let mut there = there.lock().unwrap();
+            *there += 1;
+            arrived.notify_all();
+            let limit = std::time::Duration::from_secs(20);
+            let (_there, waited) = arrived.wait_timeout_while(there, limit, |there| *there < 2).unwrap();
+            if waited.timed_out() {
+                return Err(SourceError::Provider("the other disk was not read meanwhile".into()));
+            }
+        }
+        self.0.read_at(offset_bytes, buffer)
+    }
+
+    fn next_data(&self, from_bytes: u64) -> Result<Option<Range<u64>>, SourceError> {
+        self.0.next_data(from_bytes)
+    }
+}
+
+#[test]
+fn two_disks_are_read_at_the_same_time() {
+    let harness = Harness::new();
+    let meeting = Arc::new((std::sync::Mutex::new(0), std::sync::Condvar::new()));
+    let disk = |seed| -> (
+        Arc<dyn DiskSource>,
+        Option<DiskBase>,
+        Result<Box<dyn ChangeList>, String>,
+    ) {
+        let disk = random_disk(&mut Random(seed), 3 * MIB);
+        (
+            Arc::new(MeetingDisk(disk, meeting.clone(), AtomicBool::new(false))),
+            None,
+            not_tracked(),
+        )
+    };
+    let (results, _) = harness.transfer(vec![disk(6), disk(7)]).unwrap();
+    assert_eq!(results.len(), 2);
+}
+
 #[test]
 fn the_same_bytes_make_the_same_map_and_are_stored_once() {
     let harness = Harness::new();

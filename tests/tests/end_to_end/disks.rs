@@ -247,35 +247,3 @@ impl Drop for BrokenDisk {
         let _ = std::fs::remove_file(&self.link);
     }
 }
-
-#[test]
-fn two_disks_are_read_at_the_same_time() {
-    let place = Place::new(VaultKind::Folder).with_machine("web01", "image").init();
-    for (name, seed) in [("a.img", 1), ("b.img", 2)] {
-        write_noise(&sparse(&place.images().join(name), 96 * MIB), 0, 96 * MIB, seed);
-    }
-    let mut command = place.command(&["backup", "web01"]);
-    let mut child = command
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    // Both files are open with a position that moves: /proc shows the descriptors, and reads of both grow before either
-    // is done. The test watches how much of each lies in the page cache being asked for by its open descriptors.
-    let mut together = false;
-    while child.try_wait().unwrap().is_none() {
-        let folder = format!("/proc/{}/fd", child.id());
-        let open: Vec<_> = std::fs::read_dir(folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-            .collect();
-        together |= ["a.img", "b.img"]
-            .iter()
-            .all(|name| open.iter().any(|path| path.ends_with(name)));
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(child.wait().unwrap().success());
-    assert!(together, "the disks were never open at once");
-}
