@@ -179,6 +179,7 @@ fn no_configuration_says_where_it_was_looked_for() {
     exit 65
     error: read the configuration /nowhere/coffre.toml
       cause: No such file or directory (os error 2)
+    hint: `coffre config example` prints a configuration to start from
     ");
 }
 
