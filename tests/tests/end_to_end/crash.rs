@@ -61,22 +61,33 @@ fn a_backup_killed_at_any_time_harms_nothing_and_leaves_nothing_behind() {
 
 #[test]
 fn a_second_backup_of_a_busy_machine_says_try_again() {
-    let place = Place::new(VaultKind::Folder).with_machine("web01", "image").init();
-    write_noise(&sparse(&place.images().join("a.img"), 300 * MIB), 0, 300 * MIB, 1);
-    let mut command = place.command(&["backup", "web01"]);
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let place = Place::new(VaultKind::Folder).with_machine("web01", "image");
+    let place = place.with(
+        "hooks = [\"slow\"]\n[hook.slow]\nkind = \"rhai\"\nfile = \"slow.rhai\"\non = \"host\"\n\
+         [hook.slow.grant]\nprocess = [[\"/bin/touch\", \"{path}\"]]\n",
+    );
+    let begun = place.path("begun");
+    std::fs::create_dir(place.path("scripts")).unwrap();
+    let script = format!(
+        "fn pre(ctx) {{ run(\"/bin/touch\", [\"{}\"]); sleep(8000); }}\nfn post(ctx) {{}}\n",
+        begun.display()
+    );
+    std::fs::write(place.path("scripts/slow.rhai"), script).unwrap();
+    write_noise(&sparse(&place.images().join("a.img"), MIB), 0, MIB, 1);
+    let place = place.init();
+    let mut child = place
+        .command(&["backup", "web01"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // While its hook sleeps, the first backup holds the machine.
     let started = Instant::now();
-    loop {
-        let ran = place.run(&["backup", "web01"]);
-        if ran.code == 75 {
-            ran.refused(75, &["web01"]);
-            break;
-        }
-        assert!(started.elapsed() < Duration::from_secs(60), "never busy: {ran:?}");
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "the first backup ended before the second was tried"
-        );
+    while !begun.exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "the hook never began");
+        std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(child.wait().unwrap().success());
+    place.run(&["backup", "web01"]).refused(75, &["web01"]);
+    // It wanted `application`, and its hook does not declare that.
+    assert_eq!(child.wait().unwrap().code(), Some(4));
 }
