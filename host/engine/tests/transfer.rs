@@ -99,7 +99,10 @@ impl ChangeList for ListedChanges {
     }
 }
 
-fn tracked(extents: Vec<Extent>) -> Result<Box<dyn ChangeList>, String> {
+/// A provider's list, or why there is none.
+type Tracked = Result<Box<dyn ChangeList>, String>;
+
+fn tracked(extents: Vec<Extent>) -> Tracked {
     let pieces = extents.chunks(3).map(<[Extent]>::to_vec).collect();
     Ok(Box::new(ListedChanges {
         pieces,
@@ -284,7 +287,7 @@ struct Said {
     lied_at: Option<u64>,
 }
 
-fn not_tracked() -> Result<Box<dyn ChangeList>, String> {
+fn not_tracked() -> Tracked {
     Err("the provider does not track changes".into())
 }
 
@@ -518,11 +521,7 @@ impl DiskSource for MeetingDisk {
 fn two_disks_are_read_at_the_same_time() {
     let harness = Harness::new();
     let meeting = Arc::new((std::sync::Mutex::new(0), std::sync::Condvar::new()));
-    let disk = |seed| -> (
-        Arc<dyn DiskSource>,
-        Option<DiskBase>,
-        Result<Box<dyn ChangeList>, String>,
-    ) {
+    let disk = |seed| -> (Arc<dyn DiskSource>, Option<DiskBase>, Tracked) {
         let disk = random_disk(&mut Random(seed), 3 * MIB);
         (
             Arc::new(MeetingDisk(disk, meeting.clone(), AtomicBool::new(false))),
