@@ -33,6 +33,8 @@ pub(crate) enum GcWhat {
     /// These packs may be deleted once no session that might use them is undecided.
     Condemn {
         packs: Vec<PackName>,
+        #[serde(default)]
+        reason: String,
     },
     /// These packs are damaged: nothing new is to rely on them.
     Quarantine {
@@ -51,15 +53,29 @@ pub(crate) struct Checkpoint {
     pub(crate) machines: Vec<MachineCheckpoint>,
     /// Condemned and not yet gone.
     #[serde(default)]
-    pub(crate) condemned: Vec<PackName>,
+    pub(crate) condemned: Vec<Condemned>,
     #[serde(default)]
     pub(crate) quarantined: Vec<PackName>,
+}
+
+/// Packs that one record condemned, as far as they are not gone, and who may still rely on them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Condemned {
+    /// The number of the record that condemned them.
+    pub(crate) since: u32,
+    pub(crate) packs: Vec<PackName>,
+    /// The sessions that were undecided when somebody looked *after* the packs were condemned. Whoever began later has
+    /// read the record. None of these packs goes before all of them are decided.
+    #[serde(default)]
+    pub(crate) waits_for: Vec<(MachineNumber, SessionNumber)>,
 }
 
 /// What a checkpoint knows of one machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct MachineCheckpoint {
     pub(crate) machine: MachineNumber,
+    #[serde(default)]
+    pub(crate) name: String,
     /// Every session below is committed or aborted.
     pub(crate) decided_below: u32,
     /// The committed ones among those that are not purged.
@@ -127,11 +143,18 @@ impl GcLog {
         self.end = number + 1;
         let keys = |packs: Vec<PackName>| packs.into_iter().map(|name| name.0);
         match what {
-            GcWhat::Condemn { packs } => self.condemned.extend(keys(packs)),
+            GcWhat::Condemn { packs, .. } => self.condemned.extend(keys(packs)),
             GcWhat::Quarantine { packs, .. } => self.quarantined.extend(keys(packs)),
-            GcWhat::Checkpoint(mut checkpoint) => {
-                self.condemned = keys(std::mem::take(&mut checkpoint.condemned)).collect();
-                self.quarantined = keys(std::mem::take(&mut checkpoint.quarantined)).collect();
+            GcWhat::Checkpoint(checkpoint) => {
+                self.condemned = keys(
+                    checkpoint
+                        .condemned
+                        .iter()
+                        .flat_map(|group| group.packs.clone())
+                        .collect(),
+                )
+                .collect();
+                self.quarantined = keys(checkpoint.quarantined.clone()).collect();
                 self.checkpoint = Some(checkpoint);
                 self.checkpoint_number = Some(number);
             }
@@ -197,7 +220,7 @@ pub(crate) async fn quarantine(records: Records<'_>, packs: &[PackKey], reason: 
             return Ok(());
         }
         let record = GcRecord {
-            at: Timestamp::now(),
+            at: records.now(),
             checkpoint: log.checkpoint_number,
             what: GcWhat::Quarantine {
                 packs,
@@ -223,6 +246,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
+    use crate::clock::SystemClock;
     use crate::ids::VaultId;
     use crate::key::KeyRing;
     use crate::store::Store;
@@ -244,15 +268,21 @@ mod tests {
             store: &store,
             vault,
             ring: &ring,
+            clock: &SystemClock,
         };
         assert!(!read(records).await.unwrap().forbids(&pack(0)));
         let checkpoint = Checkpoint {
             machines: vec![MachineCheckpoint {
                 machine: MachineNumber(1),
+                name: "web01".to_owned(),
                 decided_below: 5,
                 live: vec![SessionNumber(3)],
             }],
-            condemned: vec![PackName(pack(1))],
+            condemned: vec![Condemned {
+                since: 0,
+                packs: vec![PackName(pack(1))],
+                waits_for: Vec::new(),
+            }],
             quarantined: Vec::new(),
         };
         let steps = [
@@ -260,6 +290,7 @@ mod tests {
                 None,
                 GcWhat::Condemn {
                     packs: vec![PackName(pack(0)), PackName(pack(1))],
+                    reason: String::new(),
                 },
             ),
             (
@@ -274,6 +305,7 @@ mod tests {
                 Some(2),
                 GcWhat::Condemn {
                     packs: vec![PackName(pack(4))],
+                    reason: String::new(),
                 },
             ),
         ];
@@ -309,6 +341,7 @@ mod tests {
             store: &store,
             vault,
             ring: &ring,
+            clock: &SystemClock,
         };
         let record = serde_json::json!({ "at": "2026-01-01T00:00:00Z", "kind": "bless" });
         records
@@ -327,6 +360,7 @@ mod tests {
             store: &store,
             vault,
             ring: &ring,
+            clock: &SystemClock,
         };
         let packs: Vec<[PackKey; 2]> = (0..6).map(|number| [pack(number), pack(7)]).collect();
         futures::future::try_join_all(packs.iter().map(|packs| quarantine(records, packs, "test")))

@@ -7,6 +7,7 @@
 
 pub mod map;
 
+mod clock;
 mod gclog;
 mod ids;
 mod index;
@@ -25,6 +26,7 @@ pub mod testing;
 mod vault;
 mod verify;
 
+pub use clock::{Clock, SystemClock};
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
 pub use key::{Credential, KeyError, RecoveryKey};
 pub use pack::{ChunkKind, Decoder, Encoder};
@@ -36,5 +38,5 @@ pub use read::{ChunkReader, Location, PackRef, ReadError};
 pub use register::Session;
 pub use session::{BeginError, Claim, CommitError, PutReport, SessionPlan, SessionWriter, WriteError, WriteStats};
 pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions};
-pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Vault};
+pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Tuning, Vault};
 pub use verify::{Damage, Touched, VerifyPlan, VerifyProgress, VerifyReport};

@@ -1,9 +1,11 @@
 //! Sealed records: a header, one sealed body, its tag. Everything in a vault but packs, slots and `format` is one.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clock::Clock;
 use crate::ids::VaultId;
 use crate::key::KeyRing;
 use crate::object::{HEADER_BYTES, Header, HeaderError, ObjectType};
@@ -20,9 +22,15 @@ pub(crate) struct Records<'a> {
     pub(crate) store: &'a Store,
     pub(crate) vault: VaultId,
     pub(crate) ring: &'a KeyRing,
+    pub(crate) clock: &'a dyn Clock,
 }
 
 impl Records<'_> {
+    /// What records say of when they were written: this host's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// The bytes of a record. Sealing the same twice gives different bytes: keep them for a retry.
     pub(crate) fn seal(&self, object_type: ObjectType, object: &str, body: &[u8]) -> Bytes {
         let header = seal::header(self.ring, object_type, object, &blake3::hash(body));
@@ -107,6 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::SystemClock;
 
     fn with<R>(test: impl FnOnce(Records<'_>) -> R) -> R {
         let store = Store::over(Arc::new(InMemory::new()), "");
@@ -115,6 +124,7 @@ mod tests {
             store: &store,
             vault: VaultId([1; 16]),
             ring: &ring,
+            clock: &SystemClock,
         })
     }
 

@@ -97,7 +97,7 @@ pub(crate) async fn machine_or_create(records: Records<'_>, name: &str) -> Resul
         .await?;
         let record = MachineRecord {
             name: name.to_owned(),
-            created_at: Timestamp::now(),
+            created_at: records.now(),
         };
         match records
             .create(ObjectType::Machine, &object::machine(MachineNumber(next)), &record)
@@ -255,6 +255,7 @@ mod tests {
     use object_store::memory::InMemory;
 
     use super::*;
+    use crate::clock::SystemClock;
     use crate::ids::VaultId;
     use crate::key::KeyRing;
 
@@ -289,6 +290,7 @@ mod tests {
             store: &store,
             vault,
             ring: &ring,
+            clock: &SystemClock,
         };
         let made = futures::future::join_all((0..8).map(|_| machine_or_create(records, "web01"))).await;
         for number in made {
@@ -310,6 +312,7 @@ mod tests {
             store: &store,
             vault,
             ring: &ring,
+            clock: &SystemClock,
         };
         let (machine, number) = (MachineNumber(1), SessionNumber(0));
         let at = Timestamp::UNIX_EPOCH;

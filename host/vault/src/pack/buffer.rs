@@ -1,6 +1,8 @@
 //! The few large buffers that packs are built in. They bound the memory of a process however many disks, jobs and vaults it
 //! works on: whoever wants a fifth waits until one of the four has left for its vault.
 
+#[cfg(not(test))]
+use std::sync::LazyLock;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -30,13 +32,15 @@ pub(crate) trait PackHolder: Send + Sync {
 
 /// All pack buffers of the process.
 pub(crate) struct PackPool {
+    /// A pack is closed before it grows beyond this.
+    target_bytes: usize,
     state: Mutex<State>,
     changed: Condvar,
     holders: Mutex<Vec<Weak<dyn PackHolder>>>,
 }
 
 #[cfg(not(test))]
-static POOL: PackPool = PackPool::new();
+static POOL: LazyLock<Arc<PackPool>> = LazyLock::new(|| PackPool::new(PACK_TARGET_BYTES));
 
 /// What came of asking for a buffer.
 pub(crate) enum Acquired {
@@ -47,8 +51,10 @@ pub(crate) enum Acquired {
 }
 
 impl PackPool {
-    const fn new() -> Self {
-        Self {
+    /// Packs of another size than the process's own, in memory of their own.
+    pub(crate) fn new(target_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            target_bytes,
             state: Mutex::new(State {
                 alive: 0,
                 moving: 0,
@@ -56,18 +62,18 @@ impl PackPool {
             }),
             changed: Condvar::new(),
             holders: Mutex::new(Vec::new()),
-        }
+        })
     }
 
     #[cfg(not(test))]
-    pub(crate) fn get() -> &'static Self {
-        &POOL
+    pub(crate) fn get() -> Arc<Self> {
+        Arc::clone(&POOL)
     }
 
     /// Tests run side by side and count packs: each vault has a pool of its own.
     #[cfg(test)]
-    pub(crate) fn get() -> &'static Self {
-        Box::leak(Box::new(Self::new()))
+    pub(crate) fn get() -> Arc<Self> {
+        Self::new(PACK_TARGET_BYTES)
     }
 
     /// Makes known who can be asked to close packs.
@@ -81,7 +87,7 @@ impl PackPool {
     ///
     /// Nobody waits for ever: while one is moving, it will come back; else the waiter is told to close its own, and if it
     /// has none, others close theirs.
-    pub(crate) fn acquire(&'static self, has_open: bool) -> Acquired {
+    pub(crate) fn acquire(self: &Arc<Self>, has_open: bool) -> Acquired {
         let mut state = self.state.lock();
         loop {
             if state.alive < ALIVE_LIMIT {
@@ -89,7 +95,7 @@ impl PackPool {
                 let bytes = state.free.pop().unwrap_or_default();
                 drop(state);
                 return Acquired::Buffer(PackBuffer {
-                    pool: self,
+                    pool: Arc::clone(self),
                     bytes,
                     moving: false,
                 });
@@ -125,7 +131,7 @@ impl PackPool {
 
 /// A pack's bytes. The memory is used again when the last reference is gone.
 pub(crate) struct PackBuffer {
-    pool: &'static PackPool,
+    pool: Arc<PackPool>,
     pub(super) bytes: Vec<u8>,
     moving: bool,
 }
@@ -139,8 +145,12 @@ impl PackBuffer {
         }
     }
 
+    pub(super) fn target_bytes(&self) -> usize {
+        self.pool.target_bytes
+    }
+
     pub(super) fn reserve_all(&mut self) {
-        let missing = PACK_TARGET_BYTES.saturating_sub(self.bytes.len());
+        let missing = self.target_bytes().saturating_sub(self.bytes.len());
         self.bytes.reserve_exact(missing);
     }
 }
@@ -163,11 +173,11 @@ mod tests {
 
     use super::*;
 
-    fn pool() -> &'static PackPool {
-        Box::leak(Box::new(PackPool::new()))
+    fn pool() -> Arc<PackPool> {
+        PackPool::new(PACK_TARGET_BYTES)
     }
 
-    fn take(pool: &'static PackPool) -> PackBuffer {
+    fn take(pool: &Arc<PackPool>) -> PackBuffer {
         match pool.acquire(false) {
             Acquired::Buffer(buffer) => buffer,
             Acquired::CloseOne => panic!("nobody was asked to close anything"),
@@ -177,9 +187,10 @@ mod tests {
     #[test]
     fn a_fifth_waits_for_one_that_moves() {
         let pool = pool();
-        let mut held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(pool)).collect();
+        let mut held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(&pool)).collect();
         held[0].set_moving();
-        let waiter = std::thread::spawn(move || matches!(pool.acquire(true), Acquired::Buffer(_)));
+        let waiting = Arc::clone(&pool);
+        let waiter = std::thread::spawn(move || matches!(waiting.acquire(true), Acquired::Buffer(_)));
         std::thread::sleep(Duration::from_millis(20));
         assert!(!waiter.is_finished());
         held.remove(0);
@@ -189,7 +200,7 @@ mod tests {
     #[test]
     fn who_holds_open_packs_must_close_one_rather_than_wait_for_ever() {
         let pool = pool();
-        let _held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(pool)).collect();
+        let _held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(&pool)).collect();
         assert!(matches!(pool.acquire(true), Acquired::CloseOne));
     }
 
@@ -202,7 +213,7 @@ mod tests {
             }
         }
         let pool = pool();
-        let idle = Arc::new(Idle(Mutex::new((0..ALIVE_LIMIT).map(|_| take(pool)).collect())));
+        let idle = Arc::new(Idle(Mutex::new((0..ALIVE_LIMIT).map(|_| take(&pool)).collect())));
         pool.add_holder(Arc::downgrade(&idle) as Weak<dyn PackHolder>);
         assert!(matches!(pool.acquire(false), Acquired::Buffer(_)));
         assert_eq!(idle.0.lock().len(), ALIVE_LIMIT - 1);
@@ -211,10 +222,10 @@ mod tests {
     #[test]
     fn memory_is_used_again() {
         let pool = pool();
-        let mut buffer = take(pool);
+        let mut buffer = take(&pool);
         buffer.reserve_all();
         let address = buffer.bytes.as_ptr();
         drop(buffer);
-        assert_eq!(take(pool).bytes.as_ptr(), address);
+        assert_eq!(take(&pool).bytes.as_ptr(), address);
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::directory::{self, ENTRY_BYTES, Entry, PackInfo, PackListing};
 use super::open::{ChunkShape, open_chunk};
-use super::{ChunkKind, Decoder, DirectoryError, PACK_LIMIT_BYTES, PACK_TARGET_BYTES, PackBuffer};
+use super::{ChunkKind, Decoder, DirectoryError, PACK_LIMIT_BYTES, PackBuffer};
 use crate::ids::{ChunkId, VaultId};
 use crate::key::KeyRing;
 use crate::object::{HEADER_BYTES, Header, ObjectType, PackKey};
@@ -42,7 +42,7 @@ impl PackBuilder {
     /// Whether a chunk of `body_bytes` can be added without growing beyond the target.
     pub(crate) fn fits(&self, body_bytes: usize) -> bool {
         let directory = DIRECTORY_HEAD_BYTES + (self.entries.len() + 1) * ENTRY_BYTES + TAG_BYTES + TRAILER_BYTES;
-        self.buffer.bytes.len() + body_bytes + TAG_BYTES + directory <= PACK_TARGET_BYTES
+        self.buffer.bytes.len() + body_bytes + TAG_BYTES + directory <= self.buffer.target_bytes()
     }
 
     pub(crate) fn chunks(&self) -> usize {

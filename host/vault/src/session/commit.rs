@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 
 use super::writer::{SessionWriter, Shared};
 use super::{CommitError, WriteError};
@@ -41,7 +40,7 @@ impl SessionWriter {
             machine: shared.machine_name.clone(),
             machine_number: shared.machine,
             number: shared.number,
-            committed_at: Timestamp::now(),
+            committed_at: vault.records().now(),
             written: Written {
                 packs: packs.len() as u32,
                 index_pieces,

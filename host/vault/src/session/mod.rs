@@ -175,7 +175,7 @@ async fn create_session(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<Sessio
     let session = Session {
         bases: plan.bases.clone(),
         deadline: plan.deadline,
-        begun_at: Timestamp::now(),
+        begun_at: vault.records().now(),
         host: plan.host.clone(),
         resumes: plan.resumes,
     };
@@ -216,7 +216,7 @@ pub(crate) async fn abort(
     let record = PointRecord::Abort {
         reason: reason.to_owned(),
         host: String::new(),
-        at: Timestamp::now(),
+        at: vault.records().now(),
     };
     match vault.records().create(ObjectType::Point, &object, &record).await {
         Ok(()) => Ok(()),

@@ -22,8 +22,6 @@ use crate::pack::{
 };
 use crate::vault::Inner;
 
-/// A piece of the index is put when this many packs wait for one: what a crash loses is at most their deduplication.
-const PACKS_PER_PIECE: usize = 8;
 /// How attachments are cut.
 const ATTACHMENT_CHUNK_BYTES: usize = 128 * 1024;
 
@@ -359,7 +357,7 @@ impl Shared {
             let mut sent = self.sent.lock();
             sent.packs.push((key.number, size_bytes));
             sent.waiting.push(sealed.listing);
-            (sent.waiting.len() >= PACKS_PER_PIECE).then(|| sent.next_piece())
+            (sent.waiting.len() >= self.vault.packs_per_piece).then(|| sent.next_piece())
         };
         match piece {
             Some((number, listings)) => self.send_piece(number, listings).await,

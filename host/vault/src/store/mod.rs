@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
 use object_store::path::Path as ObjectPath;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 pub use config::{SecretText, StoreConfig, StoreOptions};
 pub use error::{Cause, StoreError};
@@ -53,6 +55,22 @@ pub(crate) struct Listed {
     /// Below the vault's prefix.
     pub(crate) object: String,
     pub(crate) size_bytes: u64,
+    /// By the store's own clock.
+    pub(crate) modified: Timestamp,
+}
+
+/// What a look at one object tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Looked {
+    pub(crate) size_bytes: u64,
+    /// By the store's own clock.
+    pub(crate) modified: Timestamp,
+}
+
+/// What no timestamp can say is a clock that lies, and as far away as a guard against such clocks can see.
+fn modified(meta: &ObjectMeta) -> Timestamp {
+    let nanoseconds = meta.last_modified.timestamp_subsec_nanos() as i32;
+    Timestamp::new(meta.last_modified.timestamp(), nanoseconds).unwrap_or(Timestamp::MIN)
 }
 
 impl Store {
@@ -152,11 +170,7 @@ impl Store {
 
     /// The object's size, or nothing where nothing is.
     pub(crate) async fn size(&self, object: &str) -> Result<Option<u64>, StoreError> {
-        match self.inner.head(&self.path(object)).await {
-            Ok(meta) => Ok(Some(meta.size)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.failed("look at", object, error)),
-        }
+        Ok(self.look(object).await?.map(|looked| looked.size_bytes))
     }
 
     /// Creates an object, or finds that it is there with the very same bytes. Anything else that is there is
@@ -225,6 +239,18 @@ impl Store {
         self.first_pause
     }
 
+    /// An object's size and the store's time of its making, or nothing where nothing is.
+    pub(crate) async fn look(&self, object: &str) -> Result<Option<Looked>, StoreError> {
+        match self.inner.head(&self.path(object)).await {
+            Ok(meta) => Ok(Some(Looked {
+                size_bytes: meta.size,
+                modified: modified(&meta),
+            })),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("look at", object, error)),
+        }
+    }
+
     /// What is listed below a folder of the vault (or all of it for ""). A hint: it may be stale or cut short.
     pub(crate) async fn list(&self, folder: &str) -> Result<Vec<Listed>, StoreError> {
         let path = if folder.is_empty() {
@@ -232,7 +258,22 @@ impl Store {
         } else {
             self.path(folder)
         };
-        let mut stream = self.inner.list(Some(&path));
+        self.collect(folder, self.inner.list(Some(&path))).await
+    }
+
+    /// Of what is listed below a folder, the names that come after `after`, which is below the vault's prefix like all
+    /// names here: a register that is followed from a known number is not listed from its beginning.
+    #[expect(dead_code, reason = "the clean-up follows registers with it")]
+    pub(crate) async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>, StoreError> {
+        let stream = self.inner.list_with_offset(Some(&self.path(folder)), &self.path(after));
+        self.collect(folder, stream).await
+    }
+
+    async fn collect(
+        &self,
+        folder: &str,
+        mut stream: BoxStream<'_, object_store::Result<ObjectMeta>>,
+    ) -> Result<Vec<Listed>, StoreError> {
         let mut found = Vec::new();
         loop {
             match stream.try_next().await {
@@ -242,6 +283,7 @@ impl Store {
                         found.push(Listed {
                             object,
                             size_bytes: meta.size,
+                            modified: modified(&meta),
                         });
                     }
                 }
@@ -264,8 +306,8 @@ impl Store {
         }
     }
 
-    /// Only for the probe of `init`: nothing else in this crate deletes.
-    pub(crate) async fn delete_probe(&self, object: &str) -> Result<(), StoreError> {
+    /// What is not there is deleted already. Only the clean-up and the probe of `init` call this.
+    pub(crate) async fn delete(&self, object: &str) -> Result<(), StoreError> {
         match self.inner.delete(&self.path(object)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.failed("delete", object, error)),

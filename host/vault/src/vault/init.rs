@@ -160,7 +160,7 @@ async fn probe(store: &Store) -> Result<(), InitError> {
     let race = format!("probe/{}", hex::encode(random::<8>()));
     let result = probe_with(store, &once, &race).await;
     for object in [once, race] {
-        if let Err(error) = store.delete_probe(&object).await {
+        if let Err(error) = store.delete(&object).await {
             // A store that keeps everything for a while (object lock) is a good place for a vault.
             tracing::debug!(object, %error, "a probe stays in the vault");
         }

@@ -9,6 +9,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::clock::{Clock, SystemClock};
 use crate::gclog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
 use crate::index::LocalIndex;
@@ -59,13 +60,36 @@ impl std::fmt::Debug for ChunkHasher {
     }
 }
 
+/// What a simulation or a test sets otherwise than a host does.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    pub clock: Arc<dyn Clock>,
+    /// Packs of another size, in memory of their own; none: the process's own.
+    pub pack_target_bytes: Option<usize>,
+    /// A piece of the index is put when so many packs wait for one: what a crash loses is at most their deduplication.
+    pub packs_per_piece: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            pack_target_bytes: None,
+            packs_per_piece: 8,
+        }
+    }
+}
+
 /// What the parts of an open vault share.
 pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) id: VaultId,
     pub(crate) ring: KeyRing,
     pub(crate) index: LocalIndex,
-    pub(crate) pool: &'static PackPool,
+    pub(crate) pool: Arc<PackPool>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// A piece of the index is put when so many packs wait for one.
+    pub(crate) packs_per_piece: usize,
     /// One fetch of index pieces at a time.
     pub(crate) syncing: tokio::sync::Mutex<()>,
     pub(crate) reading: ReaderState,
@@ -78,6 +102,7 @@ impl Inner {
             store: &self.store,
             vault: self.id,
             ring: &self.ring,
+            clock: &*self.clock,
         }
     }
 
@@ -105,7 +130,16 @@ impl Vault {
     }
 
     pub async fn open(store: Store, credential: Option<Credential>, options: OpenOptions) -> Result<Vault, OpenError> {
-        let inner = open::open(store, credential, options).await?;
+        Self::open_tuned(store, credential, options, Tuning::default()).await
+    }
+
+    pub async fn open_tuned(
+        store: Store,
+        credential: Option<Credential>,
+        options: OpenOptions,
+        tuning: Tuning,
+    ) -> Result<Vault, OpenError> {
+        let inner = open::open(store, credential, options, tuning).await?;
         Ok(Self { inner: Arc::new(inner) })
     }
 

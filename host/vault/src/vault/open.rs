@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Inner;
 use super::format::{FORMAT_LIMIT_BYTES, FORMAT_VERSION, Format, FormatError};
+use super::{Inner, Tuning};
 use crate::ids::{VaultId, parse_key};
 use crate::index::LocalIndex;
 use crate::key::{Cipher, Credential, KeyError, KeyRing, Slot, SlotContext, SlotError, VaultKey};
@@ -70,6 +70,7 @@ pub(super) async fn open(
     store: Store,
     credential: Option<Credential>,
     options: OpenOptions,
+    tuning: Tuning,
 ) -> Result<Inner, OpenError> {
     if let Some(credential) = &credential {
         credential.check().map_err(|source| OpenError::Key { source })?;
@@ -109,7 +110,9 @@ pub(super) async fn open(
         id,
         ring,
         index,
-        pool: PackPool::get(),
+        pool: tuning.pack_target_bytes.map_or_else(PackPool::get, PackPool::new),
+        clock: tuning.clock,
+        packs_per_piece: tuning.packs_per_piece,
         syncing: tokio::sync::Mutex::new(()),
         reading: ReaderState::default(),
     })
