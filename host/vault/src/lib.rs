@@ -8,6 +8,7 @@
 pub mod map;
 
 mod clock;
+mod fate;
 mod gclog;
 mod ids;
 mod index;
@@ -27,11 +28,12 @@ mod vault;
 mod verify;
 
 pub use clock::{Clock, SystemClock};
+pub use fate::{FateChange, FateError};
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
 pub use key::{Credential, KeyError, RecoveryKey};
 pub use pack::{ChunkKind, Decoder, Encoder};
 pub use point::{
-    Compared, ComparedHow, Consistency, ConsistencyReached, Fate, HookOutcome, MapRoot, Note, NoteLevel, Point,
+    Compared, ComparedHow, Consistency, ConsistencyReached, Fate, HookOutcome, MapRoot, Note, NoteLevel, Pin, Point,
     PointAttachment, PointDisk, PointDraft, PointProvider, StepOutcome, Written,
 };
 pub use read::{ChunkReader, Location, PackRef, ReadError};

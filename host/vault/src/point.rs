@@ -38,9 +38,15 @@ pub struct Point {
     pub number: SessionNumber,
     pub committed_at: Timestamp,
     pub written: Written,
-    /// Not part of the record: read from the point's fates.
+    /// Not part of the record, like the next two: read from the point's fates.
     #[serde(skip)]
     pub fate: Fate,
+    /// Pinned points are not forgotten.
+    #[serde(skip)]
+    pub pin: Option<Pin>,
+    /// If it is forgotten, the store's time from which the time to undelete is counted.
+    #[serde(skip)]
+    pub forgotten_since: Option<Timestamp>,
     #[serde(flatten)]
     pub content: PointDraft,
 }
@@ -54,6 +60,8 @@ impl Default for Point {
             committed_at: Timestamp::UNIX_EPOCH,
             written: Written::default(),
             fate: Fate::default(),
+            pin: None,
+            forgotten_since: None,
             content: PointDraft::default(),
         }
     }
@@ -77,6 +85,17 @@ pub enum Fate {
     Forgotten,
     /// Its chunks may be gone.
     Purged,
+    /// A record of it is damaged or of a newer version. The point can be restored if its chunks are there; nothing builds
+    /// upon it and nothing of it is deleted.
+    Unknown,
+}
+
+/// That somebody wants a point to stay, whatever the policy says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// By the clock of whoever pinned it.
+    pub at: Timestamp,
+    pub reason: Option<String>,
 }
 
 /// What a session has put into the vault for a point.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::object::{self, ObjectType};
-use crate::point::{Fate, Point};
+use crate::point::Point;
 use crate::read::ReadError;
 use crate::record::Records;
 use crate::store::{Store, StoreError};
@@ -206,47 +206,6 @@ pub(crate) async fn decisions(
     Ok(all)
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(tag = "fate", rename_all = "kebab-case")]
-pub(crate) enum FateRecord {
-    Forget {
-        at: Timestamp,
-    },
-    Restore {
-        at: Timestamp,
-    },
-    Purge {
-        at: Timestamp,
-    },
-    #[serde(other)]
-    Unknown,
-}
-
-/// Whether a point is kept. After a purge nothing brings it back.
-pub(crate) async fn fate(
-    records: Records<'_>,
-    machine: MachineNumber,
-    number: SessionNumber,
-) -> Result<Fate, ReadError> {
-    let read = |k| {
-        let object = object::fate(machine, number, k);
-        async move {
-            match records.get(ObjectType::Fate, &object).await? {
-                Some(FateRecord::Unknown) => Err(ReadError::Newer { object }),
-                found => Ok(found),
-            }
-        }
-    };
-    let all = read_dense(0, read).await?;
-    Ok(all
-        .into_iter()
-        .fold(Fate::Kept, |fate, (_, record)| match (fate, record) {
-            (Fate::Purged, _) | (_, FateRecord::Purge { .. }) => Fate::Purged,
-            (_, FateRecord::Forget { .. }) => Fate::Forgotten,
-            (_, FateRecord::Restore { .. } | FateRecord::Unknown) => Fate::Kept,
-        }))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -301,32 +260,5 @@ mod tests {
             MachineNumber(2).max(MachineNumber(2))
         );
         assert_eq!(machines(records).await.unwrap().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_purge_is_final_and_a_forget_is_not() {
-        let store = store();
-        let vault = VaultId([1; 16]);
-        let ring = KeyRing::unencrypted(vault);
-        let records = Records {
-            store: &store,
-            vault,
-            ring: &ring,
-            clock: &SystemClock,
-        };
-        let (machine, number) = (MachineNumber(1), SessionNumber(0));
-        let at = Timestamp::UNIX_EPOCH;
-        let steps = [
-            (FateRecord::Forget { at }, Fate::Forgotten),
-            (FateRecord::Restore { at }, Fate::Kept),
-            (FateRecord::Purge { at }, Fate::Purged),
-            (FateRecord::Restore { at }, Fate::Purged),
-        ];
-        assert_eq!(fate(records, machine, number).await.unwrap(), Fate::Kept);
-        for (k, (record, wanted)) in (0..).zip(steps) {
-            let object = object::fate(machine, number, k);
-            records.create(ObjectType::Fate, &object, &record).await.unwrap();
-            assert_eq!(fate(records, machine, number).await.unwrap(), wanted);
-        }
     }
 }

@@ -103,6 +103,7 @@ fn listing(found: &[(String, Point)], several_vaults: bool) -> String {
             Fate::Kept => String::new(),
             Fate::Forgotten => "forgotten".to_owned(),
             Fate::Purged => "purged".to_owned(),
+            Fate::Unknown => "fate unknown".to_owned(),
         };
         let serious = point
             .notes

@@ -59,7 +59,7 @@ pub(super) async fn find(run: &mut Run<'_>, known: &Known) -> Result<Base, JobEr
     if let Some(machine) = vault.machine(&run.machine.name).await.map_err(JobError::Read)? {
         points = vault.points(machine).await.map_err(JobError::Read)?;
     }
-    points.retain(|point| point.fate != Fate::Purged);
+    points.retain(|point| matches!(point.fate, Fate::Kept | Fate::Forgotten));
     let trusted = if known.tracks_changes {
         run.memory.trust(&run.provider.name, run.config.tracking)
     } else {

@@ -47,6 +47,8 @@ impl SessionWriter {
                 stored_bytes: shared.stored_bytes(),
             },
             fate: Default::default(),
+            pin: None,
+            forgotten_since: None,
             content: PointDraft {
                 host: own_or(draft.host.clone(), &shared.host),
                 ..draft

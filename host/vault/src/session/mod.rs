@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::fate;
 use crate::gclog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
@@ -199,8 +200,9 @@ async fn check_base(vault: &Arc<Inner>, plan: &SessionPlan, base: SessionNumber)
         Some(PointRecord::Abort { .. }) => return Err(BeginError::Base(base, "it was aborted")),
         None => return Err(BeginError::Base(base, "it is not there")),
     }
-    match register::fate(vault.records(), plan.machine, base).await? {
+    match fate::read(vault.records(), plan.machine, base).await?.fate {
         Fate::Purged => Err(BeginError::Base(base, "it is purged")),
+        Fate::Unknown => Err(BeginError::Base(base, "what became of it cannot be read")),
         Fate::Kept | Fate::Forgotten => Ok(()),
     }
 }

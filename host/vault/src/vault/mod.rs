@@ -10,12 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::{Clock, SystemClock};
+use crate::fate::{self, FateChange, FateError, Wish};
 use crate::gclog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
 use crate::index::LocalIndex;
 use crate::key::{Credential, KeyRing};
 use crate::pack::PackPool;
-use crate::point::{Fate, Point};
+use crate::point::Point;
 use crate::read::{ChunkReader, ReadError, ReaderState};
 use crate::record::Records;
 use crate::register::{self, Decision, PointRecord, Session};
@@ -201,13 +202,8 @@ impl Vault {
         }
         // Most points have no fate, so this is one request each, several at a time.
         for window in points.chunks_mut(16) {
-            let fates = window
-                .iter()
-                .map(|point| register::fate(self.inner.records(), machine, point.number));
-            let fates: Vec<Fate> = futures::future::try_join_all(fates).await?;
-            for (point, fate) in window.iter_mut().zip(fates) {
-                point.fate = fate;
-            }
+            let told = window.iter_mut().map(|point| fate::tell(self.inner.records(), point));
+            futures::future::try_join_all(told).await?;
         }
         Ok(points)
     }
@@ -216,11 +212,41 @@ impl Vault {
     pub async fn point(&self, machine: MachineNumber, number: SessionNumber) -> Result<Option<Point>, ReadError> {
         match register::point_record(self.inner.records(), machine, number).await? {
             Some(PointRecord::Commit { mut point }) => {
-                point.fate = register::fate(self.inner.records(), machine, number).await?;
+                fate::tell(self.inner.records(), &mut point).await?;
                 Ok(Some(*point))
             }
             Some(PointRecord::Abort { .. }) | None => Ok(None),
         }
+    }
+
+    /// Marks a point to go. It stays restorable, and one [`Vault::undelete`] away from being kept, until a clean-up purges it
+    /// some days later. A pinned point is refused.
+    pub async fn forget(
+        &self,
+        machine: MachineNumber,
+        number: SessionNumber,
+        reason: Option<&str>,
+    ) -> Result<FateChange, FateError> {
+        fate::change(self.inner.records(), machine, number, Wish::Forget(reason)).await
+    }
+
+    /// Keeps a forgotten point again; [`FateError::Purged`] if it is too late.
+    pub async fn undelete(&self, machine: MachineNumber, number: SessionNumber) -> Result<FateChange, FateError> {
+        fate::change(self.inner.records(), machine, number, Wish::Undelete).await
+    }
+
+    /// Keeps a point from being forgotten until it is unpinned. Pinning again changes the reason.
+    pub async fn pin(
+        &self,
+        machine: MachineNumber,
+        number: SessionNumber,
+        reason: Option<&str>,
+    ) -> Result<FateChange, FateError> {
+        fate::change(self.inner.records(), machine, number, Wish::Pin(reason)).await
+    }
+
+    pub async fn unpin(&self, machine: MachineNumber, number: SessionNumber) -> Result<FateChange, FateError> {
+        fate::change(self.inner.records(), machine, number, Wish::Unpin).await
     }
 
     /// Sessions that are neither committed nor aborted.

@@ -11,13 +11,14 @@ mod walk;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use crate::fate;
 use crate::gclog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
 use crate::object;
 use crate::point::{Fate, Point};
 use crate::read::ReadError;
-use crate::register::{self, Decision};
+use crate::register::Decision;
 use crate::vault::Vault;
 use damage::Findings;
 use packs::BadPacks;
@@ -151,7 +152,13 @@ async fn read_points(
     for (number, decision) in log.decisions(records, machine).await? {
         match decision {
             Ok(Decision::Committed(mut point)) => {
-                point.fate = register::fate(records, machine, number).await?;
+                match fate::read(records, machine, number).await {
+                    Ok(register) => point.fate = register.fate,
+                    Err(error) => {
+                        findings.add_unread(error)?;
+                        point.fate = Fate::Unknown;
+                    }
+                }
                 if point.fate != Fate::Purged {
                     points.push(*point);
                 }
