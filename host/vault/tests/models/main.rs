@@ -9,5 +9,6 @@
 #![allow(clippy::print_stdout)]
 
 mod checker;
+mod two_runs;
 mod vault_base_pins;
 mod vault_protocol;

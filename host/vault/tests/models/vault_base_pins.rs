@@ -67,7 +67,7 @@ struct Writer {
     pack: u8,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum CleanerAt {
     List,
     Mark,
@@ -79,7 +79,7 @@ enum CleanerAt {
     Delete,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Cleaner {
     at: CleanerAt,
     doomed: u8,
@@ -373,6 +373,11 @@ impl Model for Bases {
         for cleaner in 0..2 {
             self.cleaner_acts(state, cleaner, steps);
         }
+    }
+
+    fn representative(&self, mut state: State) -> State {
+        state.cleaners.sort_unstable();
+        state
     }
 
     fn broken(&self, state: &State) -> Option<&'static str> {

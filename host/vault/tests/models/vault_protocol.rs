@@ -74,7 +74,7 @@ struct Writer {
     retried: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum CleanerAt {
     List,
     Mark,
@@ -85,7 +85,7 @@ enum CleanerAt {
     Delete,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Cleaner {
     at: CleanerAt,
     doomed: u8,
@@ -349,6 +349,11 @@ impl Model for Protocol {
         for cleaner in 0..self.cleaners {
             self.cleaner_acts(state, cleaner, steps);
         }
+    }
+
+    fn representative(&self, mut state: State) -> State {
+        state.cleaners[..self.cleaners].sort_unstable();
+        state
     }
 
     fn broken(&self, state: &State) -> Option<&'static str> {
