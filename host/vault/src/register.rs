@@ -64,8 +64,8 @@ pub(crate) async fn end(store: &Store, first: u32, name: impl Fn(u32) -> String)
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct MachineRecord {
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MachineRecord {
     name: String,
     created_at: Timestamp,
 }

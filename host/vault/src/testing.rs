@@ -1,6 +1,8 @@
 //! A store that does what stores do on their bad days: loses acknowledgements, answers 409 with nothing stored, ignores
 //! put-if-absent, leaves objects out of listings, damages and loses them. For tests only.
 
+pub mod fuzz;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,7 +9,7 @@ mod open;
 pub(crate) use buffer::{Acquired, PackBuffer, PackHolder, PackPool};
 pub(crate) use builder::{PackBuilder, PackDamage, check_chunks, read_frame, read_pack};
 pub use coder::{Decoder, Encoder};
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use directory::Entry;
 pub(crate) use directory::{DirectoryError, PackInfo, PackListing, decode_piece, encode_piece};
 pub(crate) use open::{ChunkShape, open_chunk};

@@ -13,23 +13,23 @@ use crate::ids::VaultId;
 use crate::key::{Cipher, KeyRing};
 
 /// The newest format that this version of Coffre knows.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 const MAGIC: &str = "COFFRE-VAULT ";
-pub(super) const FORMAT_LIMIT_BYTES: u64 = 16 * 1024;
+pub(crate) const FORMAT_LIMIT_BYTES: u64 = 16 * 1024;
 
 /// What stands in `format`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Format {
-    pub(super) vault: VaultId,
-    pub(super) seal: SealKind,
-    pub(super) created_at: Timestamp,
-    pub(super) host: String,
-    pub(super) coffre: String,
+pub(crate) struct Format {
+    pub(crate) vault: VaultId,
+    pub(crate) seal: SealKind,
+    pub(crate) created_at: Timestamp,
+    pub(crate) host: String,
+    pub(crate) coffre: String,
 }
 
 /// How a vault is sealed, as people read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum SealKind {
+pub(crate) enum SealKind {
     #[serde(rename = "none")]
     None,
     #[serde(rename = "aes-256-gcm")]
@@ -37,7 +37,7 @@ pub(super) enum SealKind {
 }
 
 impl SealKind {
-    pub(super) fn cipher(self) -> Cipher {
+    pub(crate) fn cipher(self) -> Cipher {
         match self {
             Self::None => Cipher::Checksum,
             Self::Aes256Gcm => Cipher::Aes256Gcm,
@@ -47,7 +47,7 @@ impl SealKind {
 
 /// Why bytes are no `format` of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum FormatError {
+pub(crate) enum FormatError {
     #[error("its `format` object is not Coffre's")]
     NotOurs,
     #[error("format {0} is newer")]
@@ -57,14 +57,14 @@ pub(super) enum FormatError {
 }
 
 /// A `format` whose MAC nobody has checked yet.
-pub(super) struct Unproven {
-    pub(super) format: Format,
+pub(crate) struct Unproven {
+    pub(crate) format: Format,
     signed: Vec<u8>,
     mac: blake3::Hash,
 }
 
 impl Format {
-    pub(super) fn encode(&self, ring: &KeyRing) -> Vec<u8> {
+    pub(crate) fn encode(&self, ring: &KeyRing) -> Vec<u8> {
         let json = serde_json::to_string(self).expect("a format is plain data");
         let mut bytes = format!("{MAGIC}{FORMAT_VERSION}\n{json}\n").into_bytes();
         let mac = ring.format_mac(&bytes);
@@ -72,7 +72,7 @@ impl Format {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Unproven, FormatError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Unproven, FormatError> {
         let version = bytes
             .strip_prefix(MAGIC.as_bytes())
             .and_then(|rest| std::str::from_utf8(rest.split(|byte| *byte == b'\n').next()?).ok())
@@ -99,7 +99,7 @@ impl Format {
 }
 
 impl Unproven {
-    pub(super) fn is_proven_by(&self, ring: &KeyRing) -> bool {
+    pub(crate) fn is_proven_by(&self, ring: &KeyRing) -> bool {
         ring.format_mac(&self.signed) == self.mac
     }
 }

@@ -1,6 +1,6 @@
 //! A vault, made or opened.
 
-mod format;
+pub(crate) mod format;
 mod init;
 mod open;
 #[cfg(test)]
