@@ -317,11 +317,47 @@ fn an_unknown_machine_is_told_the_nearest() {
     assert_eq!(error.hint.as_deref(), Some("did you mean `web01`?"));
 }
 
+/// What an error shows is what the terminal gets: it must be made without a panic, also for positions within a letter.
+fn reads_or_explains(content: &str) {
+    if let Err(error) = parse(content) {
+        assert!(!error.to_string().is_empty());
+        let _ = error.hint();
+    }
+}
+
 proptest::proptest! {
+    /// Words of the example in other places, cut short, or replaced by something else.
+    #[test]
+    fn no_change_to_a_right_config_breaks_the_reader(
+        changes in proptest::collection::vec(
+            (proptest::prelude::any::<proptest::sample::Index>(), 0usize..40, "[\\[\\]a-z0-9=\"{},.\\\\\n\té€ -]{0,12}"),
+            1..5,
+        ),
+    ) {
+        let mut content: Vec<char> = EXAMPLE.chars().collect();
+        for (at, length, text) in changes {
+            let at = at.index(content.len());
+            let end = content.len().min(at + length);
+            content.splice(at..end, text.chars());
+        }
+        reads_or_explains(&content.into_iter().collect::<String>());
+    }
+
+    #[test]
+    fn a_number_of_any_size_is_taken_or_refused(number in "-?[0-9]{1,40}[smhd%]{0,2}", key in 0usize..6) {
+        let line = [
+            format!("[coffre]\njobs = {number}"),
+            format!("[policy.a]\nhold-at-most = \"{number}\""),
+            format!("[policy.a]\ndeadline = \"{number}\""),
+            format!("[policy.a]\nschedule = \"{number}\""),
+            format!("[policy.a]\nkeep = {{ last = {number} }}"),
+            format!("[hook.a]\nkind = \"rhai\"\ntimeout = \"{number}\""),
+        ];
+        reads_or_explains(&format!("{}\n{RIGHT}", line[key]));
+    }
+
     #[test]
     fn no_text_breaks_the_reader(content in "[\\[\\]a-z=\"{}.\n\té ]{0,80}") {
-        if let Err(error) = parse(&content) {
-            let _ = (error.to_string(), error.hint());
-        }
+        reads_or_explains(&content);
     }
 }
