@@ -80,7 +80,7 @@ pub enum FateChange {
 
 /// A record of a point's register of fates.
 #[derive(Debug, Serialize, Deserialize)]
-struct FateRecord {
+pub(crate) struct FateRecord {
     fate: FateKind,
     /// By the clock of whoever wrote it: for people. What may be deleted when is counted from the store's time.
     at: Timestamp,

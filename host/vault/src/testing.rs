@@ -2,6 +2,7 @@
 //! put-if-absent, leaves objects out of listings, damages and loses them. For tests only.
 
 pub mod fuzz;
+mod records;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use object_store::{
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
+
+pub use records::{open_object, write_log};
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

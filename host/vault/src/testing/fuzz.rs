@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use crate::fate::FateRecord;
 use crate::gclog::GcRecord;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId, parse_key};
 use crate::key::{Cipher, Credential, KeyRing, RecoveryKey, Slot, SlotContext};
@@ -18,7 +19,7 @@ use crate::pack::{
     CHUNK_LIMIT_BYTES, ChunkShape, Decoder, check_chunks, decode_piece, encode_piece, open_chunk, read_pack,
 };
 use crate::record::Records;
-use crate::register::{FateRecord, MachineRecord, PointRecord, Session};
+use crate::register::{MachineRecord, PointRecord, Session};
 use crate::seal::{self, DIRECTORY_POSITION, Sealer, TAG_BYTES};
 use crate::store::Store;
 use crate::vault::ChunkHasher;
@@ -340,6 +341,7 @@ fn with_records(test: impl FnOnce(Records<'_>)) {
         store: &store,
         vault: VAULT,
         ring: &ring,
+        clock: &crate::clock::SystemClock,
     });
 }
 

@@ -26,8 +26,8 @@ pub(super) async fn read_again(vault: &Vault, points: &[Point], findings: &mut F
             }
         }
         let object = object::session(point.machine_number, point.number);
-        let session = vault.inner.records().get::<Session>(ObjectType::Session, &object);
-        match session.await {
+        let records = vault.inner.records();
+        match records.get::<Session>(ObjectType::Session, &object).await {
             Ok(Some(_)) => {}
             Ok(None) => findings.add(&object, "it is not there", None),
             Err(error) => findings.add_unread(error)?,
@@ -64,5 +64,7 @@ async fn piece_of_index(vault: &Vault, piece: PackKey) -> Result<(), ReadError> 
         Err(error) => return Err(error.into()),
     };
     let body = vault.inner.records().open(ObjectType::Index, &object, &bytes)?;
-    decode_piece(&body).map(drop).map_err(|error| damaged(error.to_string()))
+    decode_piece(&body)
+        .map(drop)
+        .map_err(|error| damaged(error.to_string()))
 }

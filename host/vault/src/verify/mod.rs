@@ -4,6 +4,7 @@
 //! are needed, which are looked at or read one by one, since reading them in order costs the fewest requests. Only where one
 //! of them is damaged are the maps walked again, to say which points, disks and bytes it touches.
 
+mod again;
 mod damage;
 mod packs;
 mod walk;
@@ -97,6 +98,9 @@ pub(crate) async fn verify(
         }
     }
     check_index(vault, &points, &mut findings).await?;
+    if plan.read_data {
+        again::read_again(vault, &points, &mut findings).await?;
+    }
     index::load_counted(&vault.inner).await?;
 
     state.points_total = points.len() as u64;
