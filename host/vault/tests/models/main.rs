@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout)]
 
 mod checker;
+mod repacking;
 mod two_runs;
 mod vault_base_pins;
 mod vault_protocol;
