@@ -125,10 +125,23 @@ impl GcLog {
         records: Records<'_>,
         machine: MachineNumber,
     ) -> Result<Vec<(SessionNumber, Result<Decision, ReadError>)>, ReadError> {
-        let (live, first) = self
-            .machine(machine)
-            .map_or((&[][..], 0), |known| (&known.live, known.decided_below));
-        register::decisions(records, machine, live, first).await
+        register::decisions(records, machine, self.live(machine), self.decided_below(machine)).await
+    }
+
+    /// The machines that the newest checkpoint knows.
+    pub(crate) fn machines(&self) -> &[MachineCheckpoint] {
+        self.checkpoint.as_ref().map_or(&[], |checkpoint| &checkpoint.machines)
+    }
+
+    /// The points of a machine that were not purged when the newest checkpoint was written, of those below
+    /// [`Self::decided_below`].
+    pub(crate) fn live(&self, machine: MachineNumber) -> &[SessionNumber] {
+        self.machine(machine).map_or(&[], |known| &known.live)
+    }
+
+    /// Every session of the machine below this number is decided.
+    pub(crate) fn decided_below(&self, machine: MachineNumber) -> u32 {
+        self.machine(machine).map_or(0, |known| known.decided_below)
     }
 
     fn machine(&self, machine: MachineNumber) -> Option<&MachineCheckpoint> {

@@ -1,12 +1,15 @@
 //! The dense registers: numbers 0, 1, 2 …, each created once and never deleted. A register is complete when no number is
 //! missing and the next one answers 404 to a GET; no listing is needed to know it.
 
+use std::collections::HashSet;
 use std::future::Future;
 
 use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::gclog::MachineCheckpoint;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::object::{self, ObjectType};
 use crate::point::Point;
@@ -17,6 +20,8 @@ use crate::store::{Store, StoreError};
 /// Requests at once while a register is read: the first window is small, since most reads of a register that is followed
 /// from a known place find nothing new.
 const WINDOWS: [u32; 3] = [1, 4, 16];
+/// Live points of a checkpoint that are read at once.
+const LIVE_AT_ONCE: usize = 16;
 /// The first machine's number; 0 is maintenance and has no record.
 const FIRST_MACHINE: u32 = 1;
 
@@ -72,16 +77,44 @@ pub(crate) struct MachineRecord {
 
 /// All machines. The same name twice, by two writers at once: the lowest number is the machine.
 pub(crate) async fn machines(records: Records<'_>) -> Result<Vec<(MachineNumber, String)>, ReadError> {
-    let read = |number| {
+    machines_after(records, &[]).await
+}
+
+/// The same, where a checkpoint names the first of them.
+pub(crate) async fn machines_after(
+    records: Records<'_>,
+    known: &[MachineCheckpoint],
+) -> Result<Vec<(MachineNumber, String)>, ReadError> {
+    let mut names = HashSet::new();
+    let mut machines = every_machine(records, known).await?;
+    machines.retain(|(number, name)| *number != MachineNumber::MAINTENANCE && names.insert(name.clone()));
+    Ok(machines)
+}
+
+/// Every number that sessions can stand under, ascending: maintenance, and machines also where their name is taken. Records
+/// are read only of those that the checkpoint does not name.
+pub(crate) async fn every_machine(
+    records: Records<'_>,
+    known: &[MachineCheckpoint],
+) -> Result<Vec<(MachineNumber, String)>, ReadError> {
+    let name_of = |number: u32| {
+        let known = known
+            .iter()
+            .find(|known| known.machine.0 == number && !known.name.is_empty());
         let object = object::machine(MachineNumber(number));
-        async move { records.get::<MachineRecord>(ObjectType::Machine, &object).await }
-    };
-    let mut machines: Vec<(MachineNumber, String)> = Vec::new();
-    for (number, record) in read_dense(FIRST_MACHINE, read).await? {
-        if !machines.iter().any(|(_, name)| *name == record.name) {
-            machines.push((MachineNumber(number), record.name));
+        async move {
+            match known {
+                Some(known) => Ok(Some(known.name.clone())),
+                None => {
+                    let record = records.get::<MachineRecord>(ObjectType::Machine, &object).await?;
+                    Ok(record.map(|record| record.name))
+                }
+            }
         }
-    }
+    };
+    let mut machines = vec![(MachineNumber::MAINTENANCE, String::new())];
+    let found = read_dense(FIRST_MACHINE, name_of).await?;
+    machines.extend(found.into_iter().map(|(number, name)| (MachineNumber(number), name)));
     Ok(machines)
 }
 
@@ -188,22 +221,40 @@ pub(crate) async fn decisions(
     live: &[SessionNumber],
     first: u32,
 ) -> Result<Vec<(SessionNumber, Result<Decision, ReadError>)>, ReadError> {
-    let read = async |number: u32| match decision(records, machine, SessionNumber(number)).await {
+    let known = stream::iter(live.iter().copied()).map(|number| async move {
+        let decision = decision_or_damage(records, machine, number).await?;
+        Ok::<_, ReadError>(decision.map(|decision| (number, decision)))
+    });
+    let known: Vec<_> = known.buffered(LIVE_AT_ONCE).try_collect().await?;
+    let mut all: Vec<_> = known.into_iter().flatten().collect();
+    all.extend(decisions_from(records, machine, first).await?);
+    Ok(all)
+}
+
+/// The same of every session from `first` on.
+pub(crate) async fn decisions_from(
+    records: Records<'_>,
+    machine: MachineNumber,
+    first: u32,
+) -> Result<Vec<(SessionNumber, Result<Decision, ReadError>)>, ReadError> {
+    let read = |number| decision_or_damage(records, machine, SessionNumber(number));
+    let dense = read_dense(first, read).await?;
+    Ok(dense
+        .into_iter()
+        .map(|(number, decision)| (SessionNumber(number), decision))
+        .collect())
+}
+
+async fn decision_or_damage(
+    records: Records<'_>,
+    machine: MachineNumber,
+    number: SessionNumber,
+) -> Result<Option<Result<Decision, ReadError>>, ReadError> {
+    match decision(records, machine, number).await {
         Ok(decision) => Ok(decision.map(Ok)),
         Err(error) if error.is_damage() => Ok(Some(Err(error))),
         Err(error) => Err(error),
-    };
-    let mut all = Vec::new();
-    for number in live {
-        all.extend(read(number.0).await?.map(|decision| (*number, decision)));
     }
-    let dense = read_dense(first, read).await?;
-    all.extend(
-        dense
-            .into_iter()
-            .map(|(number, decision)| (SessionNumber(number), decision)),
-    );
-    Ok(all)
 }
 
 #[cfg(test)]

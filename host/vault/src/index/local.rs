@@ -17,24 +17,16 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::run::KEY_BYTES;
-use super::table::Table;
+use super::compact::CompactIndex;
+use super::record::{
+    CHUNK_RECORD, Found, PACK_RECORD, decode_chunk, decode_pack, encode_chunk, encode_pack, pack_hash,
+};
+use super::table::{Merging, Table};
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
-use crate::object::{HEADER_BYTES, PackKey, SALT_BYTES};
-use crate::pack::{ChunkKind, ChunkShape, PackInfo, PackListing};
+use crate::object::{HEADER_BYTES, PackKey};
+use crate::pack::{ChunkShape, PackInfo, PackListing};
 
-const CHUNK_RECORD: usize = KEY_BYTES + 12 + 4 * 4;
-const PACK_RECORD: usize = KEY_BYTES + 12 + 4 + 1 + 1 + 4 + SALT_BYTES;
 const MANIFEST_VERSION: u32 = 1;
-const COMPRESSED: u32 = 1 << 31;
-
-/// One place of a chunk.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Found {
-    pub(crate) pack: PackKey,
-    pub(crate) offset_bytes: u32,
-    pub(crate) shape: ChunkShape,
-}
 
 #[derive(Default, Serialize, Deserialize)]
 struct Manifest {
@@ -172,6 +164,22 @@ impl LocalIndex {
         if self.pieces.lock().in_memory.is_empty() {
             return Ok(());
         }
+        self.write(Merging::Few, Merging::Few)
+    }
+
+    /// Puts everything on disk as one run a table, which numbers the records, and gives those runs. They stay as they are
+    /// whatever is added later.
+    pub(crate) fn compact(&self) -> io::Result<CompactIndex> {
+        let _writing = self.writing.lock();
+        self.write(Merging::One { keep: &|_| true }, Merging::One { keep: &|_| true })?;
+        match (self.chunks.only_run(), self.packs.only_run()) {
+            (Some(chunks), Some(packs)) => Ok(CompactIndex::new(self.folder.clone(), chunks, packs)),
+            _ => Err(io::Error::other("the local index was not merged into one run")),
+        }
+    }
+
+    /// While `writing` is held.
+    fn write(&self, chunks: Merging<'_, CHUNK_RECORD>, packs: Merging<'_, PACK_RECORD>) -> io::Result<()> {
         let _lock = self.lock()?;
         let mut manifest = match self.read_manifest() {
             Ok(manifest) => {
@@ -187,8 +195,8 @@ impl LocalIndex {
         };
         // Taken before the tables: a piece that comes in between is written twice, never left out.
         let taken = self.pieces.lock().in_memory.clone();
-        let chunks = self.chunks.write_down(&self.folder)?;
-        let packs = self.packs.write_down(&self.folder)?;
+        let chunks = self.chunks.write_down(&self.folder, chunks)?;
+        let packs = self.packs.write_down(&self.folder, packs)?;
         let mut all = manifest.pieces();
         all.extend(&taken);
         manifest.version = MANIFEST_VERSION;
@@ -307,75 +315,12 @@ impl std::fmt::Debug for LocalIndex {
     }
 }
 
-/// Packs are found by a hash of their name, so that one kind of run serves both tables.
-fn pack_hash(key: &PackKey) -> [u8; KEY_BYTES] {
-    let mut out = [0; KEY_BYTES];
-    out.copy_from_slice(&blake3::hash(&key.to_bytes()).as_bytes()[..KEY_BYTES]);
-    out
-}
-
-fn encode_chunk(id: &ChunkId, found: &Found) -> [u8; CHUNK_RECORD] {
-    let mut record = [0; CHUNK_RECORD];
-    let plain = found.shape.plain_bytes | if found.shape.compressed { COMPRESSED } else { 0 };
-    record[..20].copy_from_slice(id.as_bytes());
-    record[20..32].copy_from_slice(&found.pack.to_bytes());
-    record[32..36].copy_from_slice(&found.shape.ordinal.to_le_bytes());
-    record[36..40].copy_from_slice(&found.offset_bytes.to_le_bytes());
-    record[40..44].copy_from_slice(&found.shape.stored_bytes.to_le_bytes());
-    record[44..48].copy_from_slice(&plain.to_le_bytes());
-    record
-}
-
-fn decode_chunk(record: &[u8; CHUNK_RECORD]) -> Found {
-    let number = |at: usize| u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
-    let mut key = [0; 12];
-    key.copy_from_slice(&record[20..32]);
-    Found {
-        pack: PackKey::from_bytes(&key),
-        offset_bytes: number(36),
-        shape: ChunkShape {
-            ordinal: number(32),
-            stored_bytes: number(40),
-            plain_bytes: number(44) & !COMPRESSED,
-            compressed: number(44) & COMPRESSED != 0,
-        },
-    }
-}
-
-fn encode_pack(info: &PackInfo) -> [u8; PACK_RECORD] {
-    let mut record = [0; PACK_RECORD];
-    record[..20].copy_from_slice(&pack_hash(&info.key));
-    record[20..32].copy_from_slice(&info.key.to_bytes());
-    record[32..36].copy_from_slice(&info.size_bytes.to_le_bytes());
-    record[36] = info.kind.number();
-    record[37] = info.cipher;
-    record[38..42].copy_from_slice(&info.generation.to_le_bytes());
-    record[42..].copy_from_slice(&info.salt);
-    record
-}
-
-fn decode_pack(record: &[u8; PACK_RECORD]) -> Option<PackInfo> {
-    let number = |at: usize| u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
-    let mut key = [0; 12];
-    key.copy_from_slice(&record[20..32]);
-    let mut salt = [0; SALT_BYTES];
-    salt.copy_from_slice(&record[42..]);
-    Some(PackInfo {
-        key: PackKey::from_bytes(&key),
-        size_bytes: number(32),
-        kind: ChunkKind::of(record[36])?,
-        cipher: record[37],
-        generation: number(38),
-        salt,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::pack::Entry;
+    use crate::pack::{ChunkKind, Entry};
 
     const VAULT: VaultId = VaultId([2; 16]);
 

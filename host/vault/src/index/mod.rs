@@ -1,10 +1,16 @@
 //! The index: which pack holds which chunk. The truth is the index pieces in the vault; this is a copy of them on local disk
 //! that can be thrown away.
 
+mod compact;
 mod local;
+mod merge;
+mod record;
 mod run;
 mod sync;
 mod table;
 
-pub(crate) use local::{Found, LocalIndex};
+pub(crate) use compact::{CompactIndex, Group};
+pub(crate) use local::LocalIndex;
+pub(crate) use merge::Merged;
+pub(crate) use record::Found;
 pub(crate) use sync::{blocking, load_counted, sync};

@@ -101,6 +101,11 @@ impl<const N: usize> Run<N> {
 
     /// Every record with this key.
     pub(super) fn lookup(&self, key: &[u8; KEY_BYTES], found: &mut Vec<[u8; N]>) -> io::Result<()> {
+        self.find(key, found).map(|_| ())
+    }
+
+    /// The same, and where in the run the first of them stands.
+    pub(super) fn find(&self, key: &[u8; KEY_BYTES], found: &mut Vec<[u8; N]>) -> io::Result<Option<u64>> {
         let (start, end) = self.range(bucket(key, self.bits))?;
         if start > end || end > self.count {
             return Err(io::Error::new(
@@ -109,22 +114,26 @@ impl<const N: usize> Run<N> {
             ));
         }
         let mut at = start;
+        let mut first = None;
         let mut buffer = [0; 4096];
         let whole = buffer.len() / N;
         while at < end {
             let records = (end - at).min(whole as u64) as usize;
             let bytes = &mut buffer[..records * N];
             self.file.read_exact_at(bytes, at * N as u64)?;
-            for record in bytes.chunks_exact(N) {
+            for (record, ordinal) in bytes.chunks_exact(N).zip(at..) {
                 match record[..KEY_BYTES].cmp(key) {
                     Ordering::Less => {}
-                    Ordering::Equal => found.extend(<[u8; N]>::try_from(record)),
-                    Ordering::Greater => return Ok(()),
+                    Ordering::Equal => {
+                        first.get_or_insert(ordinal);
+                        found.extend(<[u8; N]>::try_from(record));
+                    }
+                    Ordering::Greater => return Ok(first),
                 }
             }
             at += records as u64;
         }
-        Ok(())
+        Ok(first)
     }
 
     /// All records in order.
@@ -217,25 +226,6 @@ pub(super) fn write<const N: usize>(
     out.into_inner().map_err(|error| error.into_error())?.sync_data()
 }
 
-/// Two runs as one, in order.
-pub(super) fn merged<'a, const N: usize>(
-    left: Records<'a, N>,
-    right: Records<'a, N>,
-) -> impl Iterator<Item = io::Result<[u8; N]>> + 'a {
-    let mut left = left.peekable();
-    let mut right = right.peekable();
-    std::iter::from_fn(move || {
-        let from_left = match (left.peek(), right.peek()) {
-            (Some(Ok(l)), Some(Ok(r))) => l <= r,
-            // An error comes out first, whichever side it is on.
-            (Some(Err(_)), _) | (Some(_), None) => true,
-            (_, Some(_)) => false,
-            (None, None) => return None,
-        };
-        if from_left { left.next() } else { right.next() }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -243,6 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::index::merge::Merged;
 
     fn record(key: u32, value: u8) -> [u8; 24] {
         let mut record = [value; 24];
@@ -276,7 +267,7 @@ mod tests {
             }).collect();
             let both: BTreeSet<_> = sides[0].union(&sides[1]).copied().collect();
             let path = folder.path().join("both");
-            write(&path, runs.iter().map(Run::count).sum(), merged(runs[0].records(), runs[1].records())).unwrap();
+            write(&path, runs.iter().map(Run::count).sum(), Merged::new(runs.iter().map(Run::records).collect())).unwrap();
             let merged = Run::<24>::open(&path).unwrap();
             prop_assert_eq!(merged.count(), both.len() as u64);
             for (key, _) in keys.iter().chain(&near).chain(&[(77, 0), (u32::MAX, 0)]) {

@@ -95,10 +95,10 @@ async fn fetch_one(vault: &Arc<Inner>, piece: PackKey) -> Result<(), ReadError> 
 }
 
 /// Local disk off the runtime.
-pub(crate) async fn blocking(
+pub(crate) async fn blocking<T: Send + 'static>(
     vault: &Arc<Inner>,
-    work: impl FnOnce(&Inner) -> std::io::Result<()> + Send + 'static,
-) -> Result<(), ReadError> {
+    work: impl FnOnce(&Inner) -> std::io::Result<T> + Send + 'static,
+) -> Result<T, ReadError> {
     let inner = Arc::clone(vault);
     let result = spawn_blocking(move || work(&inner)).await;
     let failed = |source| ReadError::Cache {

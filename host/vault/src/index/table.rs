@@ -1,4 +1,8 @@
 //! A table of records: the newest in memory, the others in sorted runs, merged so that there are few.
+//!
+//! Merges are wide: a record of a table that was filled in one go is written about as often as the logarithm of its size to
+//! the base of [`RUNS_LIMIT`] says, not to the base of two. An index of 50 million chunks is 2.4 GB, so this is the
+//! difference between minutes and much of an hour on a slow disk.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,11 +12,15 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::merge::Merged;
 use super::run::{self, KEY_BYTES, Run};
 use crate::key::random;
 
-/// A table is asked to write itself down at this many records in memory: 128 Ki × 48 bytes and the tree around them.
-const MEMORY_RECORDS: usize = 128 * 1024;
+/// A table is asked to write itself down at this many records in memory: 256 Ki × 48 bytes and the tree around them, and as
+/// much again while it is written.
+const MEMORY_RECORDS: usize = 256 * 1024;
+/// A lookup reads once from each run.
+const RUNS_LIMIT: usize = 8;
 
 struct State<const N: usize> {
     memory: BTreeSet<[u8; N]>,
@@ -78,15 +86,18 @@ impl<const N: usize> Table<N> {
         state.runs.clear();
     }
 
-    /// Writes what is in memory into a run and merges runs of about one size. Gives the names that the manifest must have
+    /// Writes what is in memory into a run, and merges runs as `merging` says. Gives the names that the manifest must have
     /// from now on and the files that nobody needs once it has. The caller sees to it that nobody else writes.
-    pub(super) fn write_down(&self, folder: &Path) -> io::Result<WrittenDown> {
+    pub(super) fn write_down(&self, folder: &Path, merging: Merging<'_, N>) -> io::Result<WrittenDown> {
         let frozen = {
             let mut state = self.state.write();
             state.frozen = Arc::new(std::mem::take(&mut state.memory));
             Arc::clone(&state.frozen)
         };
-        let result = self.write_frozen(folder, &frozen);
+        let result = match merging {
+            Merging::Few => self.write_frozen(folder, &frozen),
+            Merging::One { keep } => self.write_one(folder, &frozen, keep),
+        };
         let mut state = self.state.write();
         if result.is_err() {
             // Nothing is lost: it goes back to memory.
@@ -105,28 +116,82 @@ impl<const N: usize> Table<N> {
             run::write(&path, frozen.len() as u64, frozen.iter().map(|record| Ok(*record)))?;
             runs.push(Arc::new(Run::open(&path)?));
         }
-        // Each run is more than twice as large as the next, so their number grows with the logarithm of the whole.
         runs.sort_by_key(|run| std::cmp::Reverse(run.count()));
-        let too_near = |runs: &[Arc<Run<N>>]| (1..runs.len()).rfind(|at| runs[at - 1].count() < 2 * runs[*at].count());
-        while let Some(at) = too_near(&runs) {
-            let (right, left) = (runs.remove(at), runs.remove(at - 1));
-            let path = folder.join(run_name());
-            run::write(
-                &path,
-                left.count() + right.count(),
-                run::merged(left.records(), right.records()),
-            )?;
-            unneeded.extend([left.path().to_owned(), right.path().to_owned()]);
-            runs.push(Arc::new(Run::open(&path)?));
-            runs.sort_by_key(|run| std::cmp::Reverse(run.count()));
+        if runs.len() > RUNS_LIMIT {
+            let merged = runs.split_off(first_to_merge(&runs));
+            runs.push(merge(folder, &merged, &BTreeSet::new(), &|_| true)?);
+            unneeded.extend(merged.iter().map(|run| run.path().to_owned()));
         }
+        Ok(self.set_written(runs, unneeded))
+    }
+
+    fn write_one(
+        &self,
+        folder: &Path,
+        frozen: &BTreeSet<[u8; N]>,
+        keep: &dyn Fn(&[u8; N]) -> bool,
+    ) -> io::Result<WrittenDown> {
+        let runs = self.state.read().runs.clone();
+        let merged = merge(folder, &runs, frozen, keep)?;
+        let unneeded = runs.iter().map(|run| run.path().to_owned()).collect();
+        Ok(self.set_written(vec![merged], unneeded))
+    }
+
+    fn set_written(&self, runs: Vec<Arc<Run<N>>>, unneeded: Vec<PathBuf>) -> WrittenDown {
         let names = runs
             .iter()
             .filter_map(|run| Some(run.path().file_name()?.to_str()?.to_owned()))
             .collect();
         self.state.write().runs = runs;
-        Ok(WrittenDown { names, unneeded })
+        WrittenDown { names, unneeded }
     }
+
+    /// The only run, where [`Merging::One`] has just left one.
+    pub(super) fn only_run(&self) -> Option<Arc<Run<N>>> {
+        match self.state.read().runs.as_slice() {
+            [only] => Some(Arc::clone(only)),
+            _ => None,
+        }
+    }
+}
+
+/// Runs as one, each record once.
+fn merge<const N: usize>(
+    folder: &Path,
+    runs: &[Arc<Run<N>>],
+    memory: &BTreeSet<[u8; N]>,
+    keep: &dyn Fn(&[u8; N]) -> bool,
+) -> io::Result<Arc<Run<N>>> {
+    let mut sources: Vec<Box<dyn Iterator<Item = io::Result<[u8; N]>> + '_>> = Vec::with_capacity(runs.len() + 1);
+    for run in runs {
+        sources.push(Box::new(run.records()));
+    }
+    sources.push(Box::new(memory.iter().map(|record| Ok(*record))));
+    let at_most = runs.iter().map(|run| run.count()).sum::<u64>() + memory.len() as u64;
+    let kept = Merged::new(sources).filter(|record| record.as_ref().map_or(true, keep));
+    let path = folder.join(run_name());
+    run::write(&path, at_most, kept)?;
+    Run::open(&path).map(Arc::new)
+}
+
+/// Where the runs begin, of those sorted from largest to smallest, that are worth merging: always the last two, and every
+/// larger one that is no larger than what it would be merged with, so that what is written again at least doubles.
+fn first_to_merge<const N: usize>(runs: &[Arc<Run<N>>]) -> usize {
+    let mut first = runs.len().saturating_sub(2);
+    let mut sum: u64 = runs[first..].iter().map(|run| run.count()).sum();
+    while first > 0 && runs[first - 1].count() <= sum {
+        first -= 1;
+        sum += runs[first].count();
+    }
+    first
+}
+
+/// How a table's runs are merged when it is written down.
+pub(super) enum Merging<'a, const N: usize> {
+    /// When there are too many.
+    Few,
+    /// Into one, with the records that are still wanted.
+    One { keep: &'a dyn Fn(&[u8; N]) -> bool },
 }
 
 /// What a table has on disk now.

@@ -312,20 +312,23 @@ fn look_up(vault: &Inner, ids: &[ChunkId]) -> Result<Vec<Vec<Location>>, ReadErr
                 if vault.reading.gone.lock().contains(&found.pack) {
                     continue;
                 }
-                if let Some(pack) = pack_ref(vault, &found).map_err(failed)? {
-                    places.push(Location {
-                        pack,
-                        ordinal: found.shape.ordinal,
-                        offset_bytes: found.offset_bytes,
-                        stored_bytes: found.shape.stored_bytes,
-                        plain_bytes: found.shape.plain_bytes,
-                        compressed: found.shape.compressed,
-                    });
-                }
+                places.extend(location(vault, &found).map_err(failed)?);
             }
             Ok(places)
         })
         .collect()
+}
+
+/// What reading from a place needs, unless the index does not know its pack.
+pub(crate) fn location(vault: &Inner, found: &Found) -> io::Result<Option<Location>> {
+    Ok(pack_ref(vault, found)?.map(|pack| Location {
+        pack,
+        ordinal: found.shape.ordinal,
+        offset_bytes: found.offset_bytes,
+        stored_bytes: found.shape.stored_bytes,
+        plain_bytes: found.shape.plain_bytes,
+        compressed: found.shape.compressed,
+    }))
 }
 
 fn pack_ref(vault: &Inner, found: &Found) -> io::Result<Option<Arc<PackRef>>> {
