@@ -17,6 +17,7 @@ mod machine;
 pub mod progress;
 mod provider;
 pub mod restore;
+pub mod retention;
 pub mod secret;
 mod source;
 pub mod state;

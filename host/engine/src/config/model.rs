@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use url::Url;
@@ -57,6 +58,9 @@ pub struct VaultConfig {
     pub url: Url,
     /// None only where the config says `encryption = "none"`.
     pub key: Option<KeyConfig>,
+    /// How long a forgotten point can be brought back at least; after that, a clean-up may purge it.
+    #[serde(rename = "undelete-for", serialize_with = "super::words::write_duration")]
+    pub undelete_for: Duration,
     #[serde(flatten)]
     pub store: StoreSettings,
 }
@@ -115,15 +119,26 @@ pub struct PolicyConfig {
     pub deadline: Duration,
 }
 
-/// How many points of each kind stay.
+/// How many points of each kind stay; 0 says nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Keep {
     pub last: u32,
+    /// All that are no older than the newest by this much.
+    #[serde(serialize_with = "super::words::write_duration")]
+    pub within: Duration,
     pub hourly: u32,
     pub daily: u32,
     pub weekly: u32,
     pub monthly: u32,
     pub yearly: u32,
+}
+
+impl PolicyConfig {
+    /// Whose days, weeks and months are meant: the schedule's, or this host's where it names none.
+    pub fn time_zone(&self) -> TimeZone {
+        let named = self.schedule.as_deref().and_then(super::words::zone);
+        named.unwrap_or_else(TimeZone::system)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

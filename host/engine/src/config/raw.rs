@@ -43,6 +43,7 @@ pub(super) struct Vault {
     pub url: Word,
     pub key: Option<Spanned<Key>>,
     pub encryption: Word,
+    pub undelete_for: Word,
     pub endpoint: Word,
     pub region: Word,
     pub allow_http: Option<bool>,
@@ -91,6 +92,7 @@ pub(super) struct Policy {
 #[serde(deny_unknown_fields)]
 pub(super) struct Keep {
     pub last: Option<u32>,
+    pub within: Word,
     pub hourly: Option<u32>,
     pub daily: Option<u32>,
     pub weekly: Option<u32>,

@@ -117,6 +117,35 @@ fn the_only_vault_need_not_be_named_and_defaults_ask_for_nothing() {
 }
 
 #[test]
+fn what_stays_and_how_long_undelete_works_is_read() {
+    let config = parse(&format!(
+        "{RIGHT}vault = \"main\"\n[policy.p]\nkeep = {{ last = 2, within = \"36h\" }}\n[vault.other]\nurl = \"x\"\nencryption = \"none\"\nundelete-for = \"30d\"\n"
+    ))
+    .unwrap();
+    let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+    assert_eq!(config.vault("main").unwrap().undelete_for, days(14));
+    assert_eq!(config.vault("other").unwrap().undelete_for, days(30));
+    let keep = config.policy("p").unwrap().keep.unwrap();
+    assert_eq!(
+        (keep.last, keep.within, keep.daily),
+        (2, Duration::from_secs(36 * 3600), 0)
+    );
+    insta::assert_snapshot!(said("[vault.main]\nurl = \"x\"\nencryption = \"none\"\nundelete-for = \"2h\"\n"), @r#"
+    /etc/coffre/coffre.toml:4:16: `undelete-for` is at least 1d and at most 3650d, not 2h
+      |
+    4 | undelete-for = "2h"
+      |                ^^^^
+    "#);
+    insta::assert_snapshot!(said("[policy.p]\nkeep = { daily = 0 }\n"), @r#"
+    /etc/coffre/coffre.toml:2:8: `keep` that keeps nothing
+      |
+    2 | keep = { daily = 0 }
+      |        ^^^^^^^^^^^^^
+    hint: leave `keep` out to keep every point
+    "#);
+}
+
+#[test]
 fn an_unknown_key_is_shown_with_the_nearest() {
     insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"crash\"\nshedule = \"daily 02:00\"\n"), @r#"
     /etc/coffre/coffre.toml:3:1: unknown key `shedule`

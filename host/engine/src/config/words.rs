@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use serde::Serializer;
 
 use super::error::suggest;
@@ -76,15 +77,20 @@ pub(super) fn duration_within(text: &str, what: &str, least: &str, most: &str) -
     Ok(found)
 }
 
-/// The way back of [`duration`], in the largest unit that divides it.
+/// As configurations are shown.
 pub(super) fn write_duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&shown_duration(*value))
+}
+
+/// A duration as the configuration writes it, in the largest unit that divides it.
+pub fn shown_duration(value: Duration) -> String {
     let total_ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
     let (unit, factor) = UNITS
         .iter()
         .rev()
         .find(|(_, factor)| total_ms != 0 && total_ms.is_multiple_of(*factor))
         .unwrap_or(&UNITS[1]);
-    serializer.serialize_str(&format!("{}{unit}", total_ms / factor))
+    format!("{}{unit}", total_ms / factor)
 }
 
 const SCHEDULES: &[&str] = &["never", "hourly", "daily", "weekly", "monthly", "every"];
@@ -145,7 +151,7 @@ pub(super) fn schedule(text: &str) -> Result<(), Wrong> {
             return wrong(format!("`{time}` is not a time of day"));
         }
         if let Some(zone) = words.next()
-            && jiff::tz::TimeZone::get(zone).is_err()
+            && TimeZone::get(zone).is_err()
         {
             return wrong(format!("`{zone}` is not a time zone"));
         }
@@ -154,6 +160,12 @@ pub(super) fn schedule(text: &str) -> Result<(), Wrong> {
         Some(more) => wrong(format!("`{more}` is too much")),
         None => Ok(()),
     }
+}
+
+/// The time zone that a schedule names after its time of day.
+pub(super) fn zone(schedule: &str) -> Option<TimeZone> {
+    let mut words = schedule.split_whitespace().skip_while(|word| !word.contains(':'));
+    TimeZone::get(words.nth(1)?).ok()
 }
 
 /// A disk's id, or several: `*` stands for any run of characters, `?` for one.
@@ -287,6 +299,20 @@ mod tests {
             "every 1s",
         ] {
             assert!(schedule(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_zone_of_a_schedule_is_what_stands_after_its_time() {
+        for (schedule, wanted) in [
+            ("daily 02:00 Europe/Paris", Some("Europe/Paris")),
+            ("weekly sunday 03:00 UTC", Some("UTC")),
+            ("monthly 1 04:00 America/St_Johns", Some("America/St_Johns")),
+            ("daily 02:00", None),
+            ("hourly", None),
+        ] {
+            let found = zone(schedule);
+            assert_eq!(found.as_ref().and_then(TimeZone::iana_name), wanted, "{schedule}");
         }
     }
 

@@ -226,6 +226,10 @@ impl<'a> Checker<'a> {
         let raw = keep.into_inner();
         let keep = Keep {
             last: raw.last.unwrap_or(0),
+            within: match &raw.within {
+                Some(word) => self.word(word, |text| words::duration_within(text, "`within`", "1h", "36500d"))?,
+                None => Duration::ZERO,
+            },
             hourly: raw.hourly.unwrap_or(0),
             daily: raw.daily.unwrap_or(0),
             weekly: raw.weekly.unwrap_or(0),

@@ -2,14 +2,21 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use toml::Spanned;
 use url::Url;
 
 use super::{Checker, Result};
 use crate::config::model::{KeyConfig, KeyKind, StoreSettings, VaultConfig};
-use crate::config::raw;
+use crate::config::{raw, words};
 use crate::secret::SecretSource;
+
+/// Long enough to come back from a holiday and find out what somebody forgot.
+const UNDELETE_FOR: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Less would make a slip final before anybody has looked at the next morning's mail.
+const UNDELETE_LEAST: &str = "1d";
+const UNDELETE_MOST: &str = "3650d";
 
 impl Checker<'_> {
     pub(super) fn vault(&self, name: String, raw: raw::Vault, span: Range<usize>) -> Result<VaultConfig> {
@@ -34,9 +41,16 @@ impl Checker<'_> {
                 .map_err(|error| self.wrong(word.span(), format!("`{}` is not a URL: {error}", word.get_ref()), None))
         });
         let source = |source: Option<Spanned<raw::Source>>| source.map(|source| self.source(source)).transpose();
+        let undelete_for = match &raw.undelete_for {
+            Some(word) => self.word(word, |text| {
+                words::duration_within(text, "`undelete-for`", UNDELETE_LEAST, UNDELETE_MOST)
+            })?,
+            None => UNDELETE_FOR,
+        };
         Ok(VaultConfig {
             url: self.vault_url(&url)?,
             key,
+            undelete_for,
             store: StoreSettings {
                 endpoint: endpoint.transpose()?,
                 region: text(raw.region),
