@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout)]
 
 mod checker;
+mod purge;
 mod repacking;
 mod two_runs;
 mod vault_base_pins;
