@@ -9,8 +9,10 @@
 #![allow(clippy::print_stdout)]
 
 mod checker;
+mod own_points;
 mod purge;
 mod repacking;
+mod resume;
 mod two_runs;
 mod vault_base_pins;
 mod vault_protocol;
