@@ -9,6 +9,16 @@ impl Repacking {
         self.left_out == rule
     }
 
+    /// What the pieces list that committed sessions count: they are found whatever a listing hides.
+    pub(super) fn counted(&self, state: &State) -> u8 {
+        let forgets = self.without(LeftOut::PurgedPointsCountTheirPieces) && state.point_is_purged;
+        state.counted(if forgets {
+            state.pieces & !OLD_PIECE
+        } else {
+            state.pieces
+        })
+    }
+
     pub(super) fn writer_acts(&self, state: &State, steps: &mut Vec<(Step, State)>) {
         let mut act = |does, with, at, change: &dyn Fn(&mut State)| {
             let mut next = State { writer: at, ..*state };
@@ -34,7 +44,7 @@ impl Repacking {
             }
             WriterAt::Look { pack } if state.packs & pack != 0 => {
                 act("sees that it is there:", pack, WriterAt::Commit, &|next| {
-                    if state.counted() & pack == 0 && !self.without(LeftOut::WriterReliesOnCountedPieces) {
+                    if self.counted(state) & pack == 0 && !self.without(LeftOut::WriterReliesOnCountedPieces) {
                         next.writer_lists = pack;
                     }
                 });
@@ -69,7 +79,7 @@ impl Repacking {
         match cleaner.at {
             CleanerAt::Begin if log_first => act("begins a run", 0, CleanerAt::ReadLog, &|_, _| {}),
             CleanerAt::Begin if index_first => act("reads the index", 0, CleanerAt::Condemn, &|_, cleaner| {
-                cleaner.index |= state.counted();
+                cleaner.index |= self.counted(state);
             }),
             CleanerAt::Begin | CleanerAt::Condemn => {
                 let then = if log_first {
@@ -133,7 +143,7 @@ impl Repacking {
                 act(does, 0, then, &|_, cleaner| cleaner.live = state.live());
             }
             CleanerAt::Index => {
-                let (counted, listed) = (state.counted(), state.listed());
+                let (counted, listed) = (self.counted(state), state.listed());
                 act(
                     "reads the pieces that points count:",
                     counted,
@@ -262,7 +272,7 @@ impl Repacking {
         } else if copies != 0 {
             for copy in members(copies) {
                 let copy = 1 << copy;
-                let again = copy & !state.counted();
+                let again = copy & !self.counted(state);
                 let again = if self.without(LeftOut::CopyIsListedByCountedPieces) {
                     0
                 } else {

@@ -30,6 +30,8 @@ enum LeftOut {
     CopyIsListedByCountedPieces,
     /// A writer lists again what only uncounted pieces list.
     WriterReliesOnCountedPieces,
+    /// The pieces of a session stay counted when its point is purged.
+    PurgedPointsCountTheirPieces,
     /// The pieces that points count are read after the points.
     IndexReadAfterPoints,
 }
@@ -119,7 +121,7 @@ impl Model for Repacking {
         let good = state.packs & !self.damaged;
         if state.live() && good == 0 {
             Some("the chunk is in no pack any more")
-        } else if state.live() && good & state.counted() == 0 {
+        } else if state.live() && good & self.counted(state) == 0 {
             Some("no piece that a point counts lists the chunk any more")
         } else {
             None
@@ -235,4 +237,16 @@ fn a_writer_that_relies_on_what_no_point_counts_hides_the_chunk() {
         },
         left_out,
     );
+}
+
+#[test]
+fn a_purge_that_uncounts_the_pieces_of_its_session_hides_the_chunk() {
+    let left_out = LeftOut::PurgedPointsCountTheirPieces;
+    let model = Repacking {
+        left_out,
+        damaged: 0,
+        with_writer: true,
+        with_one_maintenance: true,
+    };
+    breaks(&model, left_out);
 }

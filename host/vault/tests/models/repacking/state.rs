@@ -118,9 +118,9 @@ impl State {
         piece == OLD_PIECE || self.maintenance[piece.trailing_zeros() as usize] == Outcome::Committed
     }
 
-    /// What the pieces list that committed sessions count: they are found whatever a listing hides.
-    pub(super) fn counted(&self) -> u8 {
-        let pieces = members(self.pieces)
+    /// What those of some pieces list that committed sessions count, and the piece of the writer.
+    pub(super) fn counted(&self, pieces: u8) -> u8 {
+        let pieces = members(pieces)
             .map(|bit| 1 << bit)
             .filter(|piece| self.is_counted(*piece));
         let writer = if self.written == Outcome::Committed {
