@@ -1,8 +1,8 @@
 //! A cleaner that never waits: one run condemns and writes down whom it waits for, a later one deletes.
 //!
 //! One pack, OLD, that a point relies on until it is purged; everybody's own packs stay and are not looked at. W1
-//! deduplicates against OLD or sends its own. W2 does so too, or takes the point of W1 for its base; its machine is new. Two
-//! cleaners make one run after the other, and are killed anywhere in them. Sessions expire at any time.
+//! deduplicates against OLD or sends its own. W2 takes the point of W1 for its base, or does as W1 does, for a machine that
+//! is new. Two cleaners make one run after the other, and are killed anywhere in them. Sessions expire at any time.
 
 use crate::checker::{Model, Step, Witness, breaks, holds, step};
 
@@ -19,6 +19,9 @@ enum LeftOut {
     CheckpointFollowsWhatWasRead,
     /// A pack is gone when a read does not find it, not when a listing does not show it.
     GoneIsRead,
+    /// Nobody puts a pack again that was deleted. It is assumed: a writer that was fenced days ago may only have one request
+    /// on its way.
+    GoneStaysGone,
     /// The machines are read again after the condemn.
     MachinesReadAfterCondemn,
     /// A mark reads what is purged before it reads the undecided sessions.
@@ -158,17 +161,17 @@ impl TwoRuns {
                 act("enters its machine into the vault", WriterAt::Begin, &|next| {
                     next.machine_of_w2 = true
                 });
+                // Bases are of the same machine, so as an heir it has the machine of W1.
+                if matches!(state.outcomes[0], Outcome::CommittedUponOld | Outcome::CommittedUponOwn) {
+                    act("begins its session upon the point of W1", WriterAt::ReadLog, &|next| {
+                        next.sessions[index] = Session::UponW1;
+                    });
+                }
             }
             WriterAt::Begin => {
                 act("begins its session", WriterAt::ReadLog, &|next| {
                     next.sessions[index] = Session::Fresh
                 });
-                let base = matches!(state.outcomes[0], Outcome::CommittedUponOld | Outcome::CommittedUponOwn);
-                if index == 1 && base {
-                    act("begins its session upon the point of W1", WriterAt::ReadLog, &|next| {
-                        next.sessions[index] = Session::UponW1;
-                    });
-                }
             }
             WriterAt::ReadLog if state.log == Condemned::No => {
                 act(
@@ -237,10 +240,12 @@ impl TwoRuns {
             next.cleaners[index] = changed;
             steps.push((step(CLEANERS[index], does, 0), next));
         };
-        let seen = |cleaner: &Cleaner| if cleaner.knows_machine_of_w2 { W1 | W2 } else { W1 };
-        let read_machines = |cleaner: &mut Cleaner| {
-            if !self.without(LeftOut::MachinesReadAfterCondemn) {
-                cleaner.knows_machine_of_w2 = state.machine_of_w2;
+        let heir = state.sessions[1] == Session::UponW1;
+        let seen = |cleaner: &Cleaner| {
+            if heir || cleaner.knows_machine_of_w2 {
+                W1 | W2
+            } else {
+                W1
             }
         };
         match cleaner.at {
@@ -259,7 +264,8 @@ impl TwoRuns {
                 let ripe = match cleaner.log {
                     Condemned::No => false,
                     Condemned::WaitsUnknown => self.without(LeftOut::UnknownIsNotRipe),
-                    Condemned::WaitsFor(sessions) => sessions & undecided == 0,
+                    // A session of a machine that it does not know is not known to be decided.
+                    Condemned::WaitsFor(sessions) => sessions & (undecided | !seen(&cleaner)) == 0,
                 };
                 let (does, at) = match (ripe && !live, live) {
                     (true, _) => ("finds OLD ripe and dead", CleanerAt::Delete),
@@ -289,7 +295,6 @@ impl TwoRuns {
                         (cleaner.old_purged, cleaner.w1_purged) = (state.old_purged, state.w1_purged);
                     }),
                     b'S' => act("reads the undecided sessions and their bases", then, &|_, cleaner| {
-                        read_machines(cleaner);
                         cleaner.undecided = state.undecided() & seen(cleaner);
                         cleaner.w1_pinned = cleaner.undecided & W2 != 0 && state.sessions[1] == Session::UponW1;
                     }),
@@ -335,7 +340,9 @@ impl TwoRuns {
             }
             CleanerAt::Condemn => act("condemns nothing", CleanerAt::Checkpoint, &|_, _| {}),
             CleanerAt::Sessions => act("reads the undecided sessions", CleanerAt::Checkpoint, &|_, cleaner| {
-                read_machines(cleaner);
+                if !self.without(LeftOut::MachinesReadAfterCondemn) {
+                    cleaner.knows_machine_of_w2 = state.machine_of_w2;
+                }
                 cleaner.log = Condemned::WaitsFor(state.undecided() & seen(cleaner));
             }),
             CleanerAt::Checkpoint => {
@@ -435,6 +442,16 @@ impl Model for TwoRuns {
                 },
             );
         }
+        if self.without(LeftOut::GoneStaysGone) && !state.old_is_there {
+            act(
+                "W0",
+                "puts OLD again, not knowing that it is fenced",
+                State {
+                    old_is_there: true,
+                    ..*state
+                },
+            );
+        }
         for expired in (0..2).filter(|writer| state.undecided() & (1 << writer) != 0) {
             let mut next = *state;
             next.outcomes[expired] = Outcome::Aborted;
@@ -521,6 +538,11 @@ fn a_checkpoint_over_records_that_it_has_not_read_loses_a_point() {
 #[test]
 fn taking_a_pack_for_gone_because_it_is_not_listed_loses_a_point() {
     without_beside_another_cleaner(LeftOut::GoneIsRead);
+}
+
+#[test]
+fn a_pack_that_comes_back_after_it_went_loses_a_point() {
+    without_beside_another_cleaner(LeftOut::GoneStaysGone);
 }
 
 #[test]
