@@ -56,6 +56,9 @@ pub(crate) struct Checkpoint {
     pub(crate) condemned: Vec<Condemned>,
     #[serde(default)]
     pub(crate) quarantined: Vec<PackName>,
+    /// Pieces of the index whose every listing is in others that points count, and that the store did not delete.
+    #[serde(default)]
+    pub(crate) replaced: Vec<PackName>,
 }
 
 /// Packs that one record condemned, as far as they are not gone, and who may still rely on them.
@@ -65,8 +68,8 @@ pub(crate) struct Condemned {
     pub(crate) since: u32,
     pub(crate) packs: Vec<PackName>,
     /// The sessions that were undecided when somebody looked *after* the packs were condemned. Whoever began later has
-    /// read the record. None of these packs goes before all of them are decided.
-    #[serde(default)]
+    /// read the record. None of these packs goes before all of them are decided. A record without it is damaged: left out
+    /// it would say that nobody is waited for.
     pub(crate) waits_for: Vec<(MachineNumber, SessionNumber)>,
 }
 
@@ -81,6 +84,14 @@ pub(crate) struct MachineCheckpoint {
     /// The committed ones among those that are not purged.
     #[serde(default)]
     pub(crate) live: Vec<SessionNumber>,
+}
+
+/// What came of writing to the end of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Appended {
+    Number(u32),
+    /// Somebody else has taken the number: read the log and decide again.
+    TooLate,
 }
 
 /// A pack's name without `packs/`, as it stands in records.
@@ -110,6 +121,8 @@ pub(crate) struct GcLog {
     checkpoint_number: Option<u32>,
     checkpoint: Option<Checkpoint>,
     condemned: HashSet<PackKey>,
+    /// Condemned since the checkpoint: number and packs of each record. Nobody has written down yet whom they wait for.
+    condemned_since: Vec<(u32, Vec<PackName>)>,
     quarantined: HashSet<PackKey>,
 }
 
@@ -117,6 +130,63 @@ impl GcLog {
     /// Whether nothing new may rely on a pack.
     pub(crate) fn forbids(&self, pack: &PackKey) -> bool {
         self.condemned.contains(pack) || self.quarantined.contains(pack)
+    }
+
+    pub(crate) fn is_condemned(&self, pack: &PackKey) -> bool {
+        self.condemned.contains(pack)
+    }
+
+    pub(crate) fn checkpoint_number(&self) -> Option<u32> {
+        self.checkpoint_number
+    }
+
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+
+    pub(crate) fn quarantined(&self) -> impl Iterator<Item = PackKey> + '_ {
+        self.quarantined.iter().copied()
+    }
+
+    /// Pieces of the index that the checkpoint says are replaced and not gone.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = PackKey> + '_ {
+        self.checkpoint
+            .iter()
+            .flat_map(|checkpoint| &checkpoint.replaced)
+            .map(|name| name.0)
+    }
+
+    /// Every pack that is condemned and not known to be gone.
+    pub(crate) fn condemned(&self) -> impl Iterator<Item = PackKey> + '_ {
+        self.condemned.iter().copied()
+    }
+
+    /// What the checkpoint says is condemned and whom it waits for.
+    pub(crate) fn condemned_with_waits(&self) -> &[Condemned] {
+        self.checkpoint
+            .as_ref()
+            .map_or(&[][..], |checkpoint| &checkpoint.condemned)
+    }
+
+    /// What was condemned after the checkpoint: whom it waits for, nobody has written down.
+    pub(crate) fn condemned_since(&self) -> &[(u32, Vec<PackName>)] {
+        &self.condemned_since
+    }
+
+    /// Creates the next record, if the log still ends where it was read. Whoever is late has not seen what stands there by
+    /// now: a checkpoint above all must follow upon the very log that it sums up, or it would swallow a record.
+    pub(crate) async fn append(&self, records: Records<'_>, what: GcWhat) -> Result<Appended, StoreError> {
+        let record = GcRecord {
+            at: records.now(),
+            checkpoint: self.checkpoint_number,
+            what,
+        };
+        let object = object::gclog(self.end);
+        match records.create(ObjectType::GcLog, &object, &record).await {
+            Ok(()) => Ok(Appended::Number(self.end)),
+            Err(StoreError::Taken { .. }) => Ok(Appended::TooLate),
+            Err(error) => Err(error),
+        }
     }
 
     /// What became of a machine's sessions, the purged ones of before the checkpoint left out.
@@ -144,7 +214,7 @@ impl GcLog {
         self.machine(machine).map_or(0, |known| known.decided_below)
     }
 
-    fn machine(&self, machine: MachineNumber) -> Option<&MachineCheckpoint> {
+    pub(crate) fn machine(&self, machine: MachineNumber) -> Option<&MachineCheckpoint> {
         self.checkpoint
             .as_ref()?
             .machines
@@ -156,7 +226,10 @@ impl GcLog {
         self.end = number + 1;
         let keys = |packs: Vec<PackName>| packs.into_iter().map(|name| name.0);
         match what {
-            GcWhat::Condemn { packs, .. } => self.condemned.extend(keys(packs)),
+            GcWhat::Condemn { packs, .. } => {
+                self.condemned_since.push((number, packs.clone()));
+                self.condemned.extend(keys(packs));
+            }
             GcWhat::Quarantine { packs, .. } => self.quarantined.extend(keys(packs)),
             GcWhat::Checkpoint(checkpoint) => {
                 self.condemned = keys(
@@ -167,6 +240,7 @@ impl GcLog {
                         .collect(),
                 )
                 .collect();
+                self.condemned_since.clear();
                 self.quarantined = keys(checkpoint.quarantined.clone()).collect();
                 self.checkpoint = Some(checkpoint);
                 self.checkpoint_number = Some(number);
@@ -205,15 +279,17 @@ pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
         },
         None => 0,
     };
+    let all = read_dense(first, get).await?;
+    // Also where nothing is: an empty log would condemn and quarantine nothing.
+    let begins_well = matches!(all.first(), Some((_, record)) if matches!(record.what, GcWhat::Checkpoint(_)));
+    if first > 0 && !begins_well {
+        return Err(ReadError::Damaged {
+            object: object::gclog(first),
+            what: "a later record names it as a checkpoint".to_owned(),
+        });
+    }
     let mut log = GcLog::default();
-    for (number, record) in read_dense(first, get).await? {
-        if number == first && first > 0 && !matches!(record.what, GcWhat::Checkpoint(_)) {
-            let what = "a later record names it as a checkpoint".to_owned();
-            return Err(ReadError::Damaged {
-                object: object::gclog(number),
-                what,
-            });
-        }
+    for (number, record) in all {
         log.take_in(number, record.what);
     }
     Ok(log)
@@ -232,22 +308,14 @@ pub(crate) async fn quarantine(records: Records<'_>, packs: &[PackKey], reason: 
         if packs.is_empty() {
             return Ok(());
         }
-        let record = GcRecord {
-            at: records.now(),
-            checkpoint: log.checkpoint_number,
-            what: GcWhat::Quarantine {
-                packs,
-                reason: reason.to_owned(),
-            },
+        let what = GcWhat::Quarantine {
+            packs,
+            reason: reason.to_owned(),
         };
-        match records
-            .create(ObjectType::GcLog, &object::gclog(log.end), &record)
-            .await
-        {
-            Ok(()) => return Ok(()),
-            // Somebody else has written this number: what it says is read first.
-            Err(StoreError::Taken { .. }) => {}
-            Err(error) => return Err(error.into()),
+        match log.append(records, what).await? {
+            Appended::Number(_) => return Ok(()),
+            // What somebody else has written here is read first.
+            Appended::TooLate => {}
         }
     }
 }
@@ -297,6 +365,7 @@ mod tests {
                 waits_for: Vec::new(),
             }],
             quarantined: Vec::new(),
+            replaced: Vec::new(),
         };
         let steps = [
             (

@@ -7,6 +7,7 @@
 
 pub mod map;
 
+mod clean;
 mod clock;
 mod fate;
 mod gclog;
@@ -29,6 +30,10 @@ pub mod testing;
 mod vault;
 mod verify;
 
+pub use clean::{
+    Amount, CleanError, CleanPlan, CleanProgress, CleanReport, CleanStage, DamagedChunk, PurgedPoint, Refused,
+    SessionName, Waiting,
+};
 pub use clock::{Clock, SystemClock};
 pub use fate::{FateChange, FateError};
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};

@@ -4,6 +4,7 @@
 pub mod fuzz;
 mod records;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub enum Fault {
     ConflictWithNothingStored,
     /// Reads only: 404.
     NotFound,
+    /// Nothing is done, since whoever asks may not: a role, a retention time.
+    Deny,
 }
 
 /// How faithful creates are.
@@ -71,12 +74,19 @@ struct State {
     rules: Vec<Rule>,
     hidden: Vec<String>,
     seen: Vec<(Request, String)>,
+    /// How many requests are left until the one at which the client dies, and what becomes of that one.
+    dies: Option<(usize, Fault)>,
+    /// What the store's clock is ahead of this host's.
+    ahead: Duration,
+    /// The same when each object was written; what is not here was written before the clock was set.
+    written_ahead: HashMap<String, Duration>,
 }
 
 /// An object store in memory, or another one, with faults.
 pub struct FaultStore {
     inner: Arc<dyn ObjectStore>,
-    state: Mutex<State>,
+    /// Shared with the streams of listings and deletions.
+    state: Arc<Mutex<State>>,
 }
 
 impl fmt::Display for FaultStore {
@@ -99,7 +109,7 @@ impl FaultStore {
     pub fn over(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
         Arc::new(Self {
             inner,
-            state: Mutex::default(),
+            state: Arc::default(),
         })
     }
 
@@ -117,9 +127,31 @@ impl FaultStore {
         });
     }
 
+    /// The client dies at the request after the next `requests`: that one meets `fault`, and all later ones are refused until
+    /// the store is healed.
+    pub fn die_after(&self, requests: usize, fault: Fault) {
+        self.state.lock().dies = Some((requests, fault));
+    }
+
+    /// Whether the client has died.
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state.lock().dies, Some((0, Fault::Refuse)))
+    }
+
+    /// Time passes in the store. What was written before grows older by it.
+    pub fn pass_time(&self, time: Duration) {
+        self.state.lock().ahead += time;
+    }
+
+    /// An object is from the future, as a store says whose clock was set back since.
+    pub fn date_ahead(&self, object: &str, time: Duration) {
+        *self.state.lock().written_ahead.entry(object.to_owned()).or_default() += time;
+    }
+
     /// Forgets the faults that have not happened yet.
     pub fn heal(&self) {
         let mut state = self.state.lock();
+        state.dies = None;
         state.rules.clear();
         state.hidden.clear();
     }
@@ -182,13 +214,7 @@ impl FaultStore {
     }
 
     fn fault(&self, request: Request, location: &Path) -> Option<Fault> {
-        let mut state = self.state.lock();
-        state.seen.push((request, location.to_string()));
-        let matching =
-            |rule: &&mut Rule| rule.times > 0 && rule.request == request && location.as_ref().starts_with(&rule.prefix);
-        let rule = state.rules.iter_mut().find(matching)?;
-        rule.times -= 1;
-        Some(rule.fault)
+        self.state.lock().fault(request, location)
     }
 
     async fn put_really(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
@@ -206,7 +232,57 @@ impl FaultStore {
                 }
             }
         }
-        self.inner.put_opts(location, payload, opts).await
+        let put = self.inner.put_opts(location, payload, opts).await?;
+        let mut state = self.state.lock();
+        let ahead = state.ahead;
+        state.written_ahead.insert(location.to_string(), ahead);
+        Ok(put)
+    }
+}
+
+impl State {
+    fn fault(&mut self, request: Request, location: &Path) -> Option<Fault> {
+        self.seen.push((request, location.to_string()));
+        match &mut self.dies {
+            Some((0, fault)) => return Some(std::mem::replace(fault, Fault::Refuse)),
+            Some((requests, _)) => *requests -= 1,
+            None => {}
+        }
+        let matching =
+            |rule: &&mut Rule| rule.times > 0 && rule.request == request && location.as_ref().starts_with(&rule.prefix);
+        let rule = self.rules.iter_mut().find(matching)?;
+        rule.times -= 1;
+        Some(rule.fault)
+    }
+
+    /// Says when an object was written by the store's clock.
+    fn date(&self, meta: &mut ObjectMeta) {
+        meta.last_modified += self
+            .written_ahead
+            .get(meta.location.as_ref())
+            .copied()
+            .unwrap_or_default();
+    }
+}
+
+async fn delete(inner: Arc<dyn ObjectStore>, fault: Option<Fault>, location: Path) -> Result<Path> {
+    match fault {
+        None => {}
+        Some(Fault::Deny) => return Err(denied(&location)),
+        Some(Fault::LoseAnswer) => {
+            inner.delete(&location).await?;
+            return Err(broken("503 after the act"));
+        }
+        Some(_) => return Err(broken("refused")),
+    }
+    inner.delete(&location).await?;
+    Ok(location)
+}
+
+fn denied(location: &Path) -> Error {
+    Error::PermissionDenied {
+        path: location.to_string(),
+        source: "injected".into(),
     }
 }
 
@@ -237,6 +313,7 @@ impl ObjectStore for FaultStore {
         match self.fault(Request::Put, location) {
             None => self.put_really(location, payload, opts).await,
             Some(Fault::Refuse | Fault::NotFound) => Err(broken("refused")),
+            Some(Fault::Deny) => Err(denied(location)),
             Some(Fault::LoseAnswer) => {
                 self.put_really(location, payload, opts).await?;
                 Err(broken("503 after the act"))
@@ -256,25 +333,41 @@ impl ObjectStore for FaultStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let request = if options.head { Request::Head } else { Request::Get };
         match self.fault(request, location) {
-            None => self.inner.get_opts(location, options).await,
+            None => {
+                let mut result = self.inner.get_opts(location, options).await?;
+                self.state.lock().date(&mut result.meta);
+                Ok(result)
+            }
+            Some(Fault::Deny) => Err(denied(location)),
             Some(Fault::NotFound) => Err(not_found(location)),
             Some(_) => Err(broken("refused")),
         }
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let (inner, state) = (Arc::clone(&self.inner), Arc::clone(&self.state));
+        locations
+            .and_then(move |location| {
+                let fault = state.lock().fault(Request::Delete, &location);
+                delete(Arc::clone(&inner), fault, location)
+            })
+            .boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         if self.fault(Request::List, prefix.unwrap_or(&Path::default())).is_some() {
             return futures::stream::once(async { Err(broken("refused")) }).boxed();
         }
-        let hidden = self.state.lock().hidden.clone();
+        let state = Arc::clone(&self.state);
+        let hidden = state.lock().hidden.clone();
         let shown = move |meta: &ObjectMeta| !hidden.iter().any(|prefix| meta.location.as_ref().starts_with(prefix));
         self.inner
             .list(prefix)
             .try_filter(move |meta| futures::future::ready(shown(meta)))
+            .map_ok(move |mut meta| {
+                state.lock().date(&mut meta);
+                meta
+            })
             .boxed()
     }
 

@@ -11,6 +11,7 @@ use futures::{StreamExt, stream};
 use tokio::task::spawn_blocking;
 
 use crate::gclog;
+use crate::ids::MachineNumber;
 use crate::object::{ObjectType, PackKey};
 use crate::pack::decode_piece;
 use crate::read::ReadError;
@@ -46,7 +47,9 @@ pub(crate) async fn load_counted(vault: &Arc<Inner>) -> Result<(), ReadError> {
     let _syncing = vault.syncing.lock().await;
     let mut wanted = Vec::new();
     let log = gclog::read(vault.records()).await?;
-    for (machine, _) in register::machines(vault.records()).await? {
+    let machines = register::machines(vault.records()).await?;
+    // The clean-up counts its pieces as machines do.
+    for machine in std::iter::once(MachineNumber::MAINTENANCE).chain(machines.into_iter().map(|(machine, _)| machine)) {
         for (session, decision) in log.decisions(vault.records(), machine).await? {
             if let Ok(register::Decision::Committed(point)) = decision {
                 wanted.extend((0..point.written.index_pieces).map(|number| PackKey {

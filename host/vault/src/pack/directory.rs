@@ -47,6 +47,13 @@ pub(crate) struct PackListing {
     pub(crate) entries: Vec<Entry>,
 }
 
+impl PackListing {
+    /// What it takes in a piece.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        LISTING_BYTES + self.entries.len() * ENTRY_BYTES
+    }
+}
+
 /// What is no directory or index piece, although its seal was whole: written by a faulty program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it lists what cannot be: {0}")]

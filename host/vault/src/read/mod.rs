@@ -4,6 +4,7 @@
 //! (which fetches the index once more), and finds the copy that let the clean-up take the first.
 
 mod blocks;
+mod frame;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -22,6 +23,7 @@ use crate::seal::Sealer;
 use crate::store::StoreError;
 use crate::vault::Inner;
 use blocks::BlockCache;
+pub(crate) use frame::pack_listing;
 
 /// Above this the look-ups of one call leave the runtime's thread: each may read local disk.
 const LOCATED_INLINE: usize = 64;
@@ -70,6 +72,12 @@ pub struct PackRef {
 }
 
 impl PackRef {
+    /// Nothing where it is sealed in another way than this vault.
+    pub(crate) fn new(vault: &Inner, info: PackInfo) -> Option<Self> {
+        let sealer = Sealer::new(&vault.ring, vault.id, &info.key.object(), &info.header()).ok()?;
+        Some(Self { info, sealer })
+    }
+
     /// Its name, which sorts as packs were written.
     pub fn name(&self) -> String {
         self.info.key.to_string()
@@ -338,11 +346,11 @@ fn pack_ref(vault: &Inner, found: &Found) -> io::Result<Option<Arc<PackRef>>> {
     let Some(info) = vault.index.pack(&found.pack)? else {
         return Ok(None);
     };
-    let Ok(sealer) = Sealer::new(&vault.ring, vault.id, &info.key.object(), &info.header()) else {
-        tracing::warn!(pack = %info.key, "the index names a pack that is sealed in another way than this vault");
+    let Some(made) = PackRef::new(vault, info) else {
+        tracing::warn!(pack = %found.pack, "the index names a pack that is sealed in another way than this vault");
         return Ok(None);
     };
-    let made = Arc::new(PackRef { info, sealer });
+    let made = Arc::new(made);
     let mut packs = vault.reading.packs.lock();
     if packs.len() >= PACKS_KEPT {
         packs.clear();

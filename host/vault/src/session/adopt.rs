@@ -6,14 +6,12 @@ use std::sync::Arc;
 use crate::gclog::GcLog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::object::{HEADER_BYTES, PackKey};
-use crate::pack::{PACK_LIMIT_BYTES, PackListing, read_frame};
-use crate::read::ReadError;
+use crate::pack::{PACK_LIMIT_BYTES, PackListing};
+use crate::read::{ReadError, pack_listing};
 use crate::vault::Inner;
 
 /// A session leaves about a dozen; more than this are stored again rather than kept in memory.
 const PACKS_LIMIT: usize = 32;
-/// The end of a pack that holds its directory, unless its chunks are tiny.
-const TAIL_BYTES: u64 = 1024 * 1024;
 
 /// The listing is a hint: what it leaves out, and what cannot be read, is stored again.
 pub(super) async fn unlisted_packs(
@@ -42,21 +40,13 @@ pub(super) async fn unlisted_packs(
     Ok(adopted)
 }
 
+/// What the resumed session sent and cannot be read is stored again.
 async fn listing(vault: &Arc<Inner>, key: PackKey, size_bytes: u64) -> Result<Option<PackListing>, ReadError> {
-    let object = key.object();
-    let head = vault.store.get_range(&object, 0..HEADER_BYTES as u64).await?;
-    let tail = vault
-        .store
-        .get_range(&object, size_bytes.saturating_sub(TAIL_BYTES)..size_bytes)
-        .await?;
-    let (Some(head), Some(tail)) = (head, tail) else {
-        return Ok(None);
-    };
-    match read_frame(&head, &tail, size_bytes, &vault.ring, vault.id, key) {
-        Ok((listing, _)) => Ok(Some(listing)),
-        Err(damage) => {
+    match pack_listing(vault, key, size_bytes).await {
+        Err(damage) if damage.is_damage() => {
             tracing::debug!(pack = %key, %damage, "what the resumed session sent in this pack is stored again");
             Ok(None)
         }
+        other => other,
     }
 }

@@ -20,10 +20,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::fate;
-use crate::gclog;
+use crate::gclog::{self, GcLog};
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
 use crate::object::{self, ObjectType};
+use crate::pack::PackListing;
 use crate::point::Fate;
 use crate::read::ReadError;
 use crate::register::{self, PointRecord, Session};
@@ -147,6 +148,24 @@ pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<Sessi
     let machine = machines.into_iter().find(|(number, _)| *number == plan.machine);
     let machine = machine.ok_or(BeginError::NoMachine(plan.machine))?;
     let number = create_session(vault, &plan).await?;
+    let begun = begin_upon(vault, &plan).await;
+    let (log, adopted) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            // Nobody will go on with it, and until its deadline it would hold up every clean-up.
+            if let Err(unended) = abort(vault, plan.machine, number, "it could not begin").await {
+                tracing::debug!(session = %number, error = %unended, "a session that could not begin stays undecided");
+            }
+            return Err(error);
+        }
+    };
+    tracing::debug!(machine = %plan.machine, session = %number, adopted = adopted.len(), "session begun");
+    let vault = Arc::clone(vault);
+    Ok(SessionWriter::new(vault, machine, number, plan.host, log, adopted))
+}
+
+/// Steps 2 and 3, once the session is there: what it may rely on, and what it goes on with.
+async fn begin_upon(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<(GcLog, Vec<PackListing>), BeginError> {
     if let Some(resumed) = plan.resumes {
         match abort(vault, plan.machine, resumed, "resumed by a later session").await {
             Ok(()) => {}
@@ -155,9 +174,9 @@ pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<Sessi
             Err(error) => return Err(BeginError::Resume(resumed, Box::new(error))),
         }
     }
-    let log = gclog::read(records).await?;
+    let log = gclog::read(vault.records()).await?;
     for base in &plan.bases {
-        check_base(vault, &plan, *base).await?;
+        check_base(vault, plan, *base).await?;
     }
     for unreadable in index::sync(vault).await? {
         tracing::warn!(error = %unreadable, "chunks that only this piece lists will be stored again");
@@ -166,12 +185,10 @@ pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<Sessi
         Some(resumed) => adopt::unlisted_packs(vault, plan.machine, resumed, &log).await?,
         None => Vec::new(),
     };
-    tracing::debug!(machine = %plan.machine, session = %number, adopted = adopted.len(), "session begun");
-    let vault = Arc::clone(vault);
-    Ok(SessionWriter::new(vault, machine, number, plan.host, log, adopted))
+    Ok((log, adopted))
 }
 
-async fn create_session(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<SessionNumber, BeginError> {
+pub(crate) async fn create_session(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<SessionNumber, BeginError> {
     let name = |number: u32| object::session(plan.machine, SessionNumber(number));
     let session = Session {
         bases: plan.bases.clone(),

@@ -95,7 +95,7 @@ impl std::fmt::Debug for SessionWriter {
 }
 
 impl SessionWriter {
-    pub(super) fn new(
+    pub(crate) fn new(
         vault: Arc<Inner>,
         machine: (MachineNumber, String),
         number: SessionNumber,
@@ -216,6 +216,17 @@ impl SessionWriter {
             ids.push(id);
         }
         Ok(ids)
+    }
+
+    /// Puts a piece of the index that lists packs of others, which the session's point counts among its own.
+    pub(crate) async fn relist(&self, listings: Vec<PackListing>) -> Result<(), WriteError> {
+        self.shared.check()?;
+        let number = {
+            let mut sent = self.shared.sent.lock();
+            sent.pieces += 1;
+            sent.pieces - 1
+        };
+        self.shared.send_piece(number, listings).await
     }
 
     pub fn stats(&self) -> WriteStats {

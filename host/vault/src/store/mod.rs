@@ -263,7 +263,6 @@ impl Store {
 
     /// Of what is listed below a folder, the names that come after `after`, which is below the vault's prefix like all
     /// names here: a register that is followed from a known number is not listed from its beginning.
-    #[expect(dead_code, reason = "the clean-up follows registers with it")]
     pub(crate) async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>, StoreError> {
         let stream = self.inner.list_with_offset(Some(&self.path(folder)), &self.path(after));
         self.collect(folder, stream).await

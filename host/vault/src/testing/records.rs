@@ -45,6 +45,7 @@ pub async fn write_log(vault: &Vault, machine: MachineNumber) {
             waits_for: vec![(machine, SessionNumber(0))],
         }],
         quarantined: vec![pack(1)],
+        replaced: Vec::new(),
     });
     for (number, what) in (0..).zip([condemn(0), quarantine, checkpoint, condemn(2)]) {
         let checkpoint = (number > 2).then_some(2);

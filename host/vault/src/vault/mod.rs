@@ -9,6 +9,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::clean::{self, CleanError, CleanPlan, CleanProgress, CleanReport};
 use crate::clock::{Clock, SystemClock};
 use crate::fate::{self, FateChange, FateError, Wish};
 use crate::gclog;
@@ -288,6 +289,15 @@ impl Vault {
 
     pub fn chunks(&self) -> ChunkReader {
         ChunkReader::new(Arc::clone(&self.inner))
+    }
+
+    /// Takes out of the vault what nothing needs any more. See the module for the order and why it is safe.
+    pub async fn clean(
+        &self,
+        plan: &CleanPlan,
+        progress: &(dyn Fn(CleanProgress) + Sync),
+    ) -> Result<CleanReport, CleanError> {
+        clean::clean(&self.inner, plan, progress).await
     }
 
     /// Proves that points can be restored. Damage is in the report; an error means that it could not be looked for.

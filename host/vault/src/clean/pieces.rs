@@ -1,0 +1,285 @@
+//! The index pieces: what lists packs that go is replaced by pieces that do not, small pieces are merged, and what no point
+//! counts comes to be counted.
+//!
+//! A piece goes only when everything it lists is in pieces that the clean-up's own point, or another committed one, counts:
+//! so a reader finds it by number even where the listing of the store leaves it out. Pieces of undecided sessions are left
+//! alone; their packs are not condemned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{CleanError, CleanProgress, CleanReport, CleanStage};
+use crate::ids::{MachineNumber, SessionNumber};
+use crate::mark::Survey;
+use crate::object::{ObjectType, PackKey};
+use crate::pack::{PackListing, decode_piece};
+use crate::point::Fate;
+use crate::read::{ReadError, pack_listing};
+use crate::record::RECORD_LIMIT_BYTES;
+use crate::session::SessionWriter;
+use crate::vault::Inner;
+
+/// Small pieces are merged when there are more than this many, so their number does not grow with the vault's age, and not
+/// every clean-up writes what the one before it wrote.
+const SMALL_PIECES_LIMIT: usize = 32;
+/// What is smaller is small. A piece of a busy session, 8 packs of 256 chunks each, has 58 KiB.
+const SMALL_BYTES: u64 = 1024 * 1024;
+/// Merged pieces are closed at this size: 150,000 chunks, one request to read, small beside what a reader may hold.
+const MERGED_BYTES: usize = 4 * 1024 * 1024;
+/// The format's limit for readers is 1024 packs.
+const MERGED_PACKS: usize = 1000;
+/// Pieces read at once, and in memory.
+const READ_AT_ONCE: usize = 4;
+
+/// One piece as it lies in the vault.
+pub(super) struct Piece {
+    pub(super) key: PackKey,
+    pub(super) bytes: u64,
+    pub(super) packs: Vec<PackKey>,
+    standing: Standing,
+}
+
+/// What is to be written into pieces of the clean-up's own, and which pieces then go.
+#[derive(Default)]
+pub(super) struct Relisting {
+    leaving: Vec<Piece>,
+    /// Pieces that earlier clean-ups' points count and that are there.
+    of_cleaners: BTreeSet<PackKey>,
+    /// By the piece that lists them: packs whose listings must come into pieces of the clean-up's own.
+    relist: BTreeMap<PackKey, BTreeSet<PackKey>>,
+    /// Packs that are relied upon and that no piece at hand lists: they say themselves what they hold.
+    of_packs: BTreeSet<PackKey>,
+    /// Of the leaving pieces, those whose packs all stay.
+    pub(super) merged: u64,
+}
+
+impl Relisting {
+    pub(super) fn writes_nothing(&self) -> bool {
+        self.relist.is_empty() && self.of_packs.is_empty()
+    }
+
+    /// The pieces that go: every pack that they list goes too, or is listed by a piece that a point counts.
+    pub(super) fn going(&self, spared: &BTreeSet<PackKey>) -> impl Iterator<Item = &Piece> {
+        let spared = spared.clone();
+        self.leaving
+            .iter()
+            .filter(move |piece| !piece.packs.iter().any(|pack| spared.contains(pack)))
+    }
+
+    /// The earlier clean-ups that still count a piece, once `gone` are gone.
+    pub(super) fn counting_cleaners(&self, gone: &BTreeSet<PackKey>) -> BTreeSet<SessionNumber> {
+        self.of_cleaners.difference(gone).map(|piece| piece.session).collect()
+    }
+}
+
+/// How a session's pieces are treated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Undecided,
+    /// Aborted or purged: no point that readers look at counts its pieces.
+    Uncounted,
+    Counted,
+}
+
+fn standing(survey: &Survey, machine: MachineNumber, session: SessionNumber) -> Standing {
+    let Some(known) = survey.machine(machine).filter(|known| known.has_decided(session)) else {
+        return Standing::Undecided;
+    };
+    match known.points.binary_search_by_key(&session, |point| point.number) {
+        Ok(at) if known.points[at].fate == Fate::Purged => Standing::Uncounted,
+        Ok(_) => Standing::Counted,
+        Err(_) => Standing::Uncounted,
+    }
+}
+
+/// Decides which pieces go and what must be listed anew. `away` are the packs that go or are gone, `relied` those whose copies
+/// let others go: they must be findable by more than a listing of the store.
+///
+/// All that stays of a piece is listed anew, also where another piece lists it as well: an earlier clean-up that was stalled
+/// may be about to delete that one, relying on this. `replaced` are pieces that the checkpoint calls replaced already.
+pub(super) async fn plan(
+    vault: &Arc<Inner>,
+    survey: &Survey,
+    away: &BTreeSet<PackKey>,
+    replaced: &BTreeSet<PackKey>,
+    relied: impl Iterator<Item = PackKey>,
+) -> Result<Relisting, CleanError> {
+    let mut planned = Relisting::default();
+    let pieces = read_all(vault, survey).await?;
+    let of_cleaners = pieces
+        .iter()
+        .map(|piece| piece.key)
+        .filter(|key| key.machine == MachineNumber::MAINTENANCE);
+    planned.of_cleaners = of_cleaners.collect();
+    let is_small = |piece: &Piece| piece.bytes < SMALL_BYTES && !replaced.contains(&piece.key);
+    let merges_small = pieces.iter().filter(|piece| is_small(piece)).count() > SMALL_PIECES_LIMIT;
+    let (leaving, staying): (Vec<Piece>, Vec<Piece>) = pieces.into_iter().partition(|piece| match piece.standing {
+        Standing::Undecided => false,
+        Standing::Uncounted => true,
+        Standing::Counted => {
+            replaced.contains(&piece.key)
+                || merges_small && is_small(piece)
+                || piece.packs.iter().any(|pack| away.contains(pack))
+        }
+    });
+    let mut listed: BTreeSet<PackKey> = BTreeSet::new();
+    for piece in leaving.iter().filter(|piece| !replaced.contains(&piece.key)) {
+        let stays: BTreeSet<PackKey> = piece
+            .packs
+            .iter()
+            .filter(|pack| !away.contains(pack))
+            .copied()
+            .collect();
+        planned.merged += u64::from(stays.len() == piece.packs.len());
+        let new: BTreeSet<PackKey> = stays.into_iter().filter(|pack| listed.insert(*pack)).collect();
+        if !new.is_empty() {
+            planned.relist.insert(piece.key, new);
+        }
+    }
+    let counted = staying.iter().filter(|piece| piece.standing == Standing::Counted);
+    listed.extend(counted.flat_map(|piece| &piece.packs));
+    planned.of_packs = relied.filter(|pack| !listed.contains(pack)).collect();
+    planned.leaving = leaving;
+    Ok(planned)
+}
+
+/// Every piece that is listed, or that an earlier clean-up counts, with the packs in it.
+async fn read_all(vault: &Arc<Inner>, survey: &Survey) -> Result<Vec<Piece>, CleanError> {
+    let mut wanted: BTreeMap<PackKey, u64> = BTreeMap::new();
+    for found in vault.store.list("index").await? {
+        let key = found.object.strip_prefix("index/").and_then(PackKey::parse);
+        wanted.extend(key.map(|key| (key, found.size_bytes)));
+    }
+    // Earlier clean-ups are counted for their pieces alone, so it must be known which of those are there, listed or not.
+    for point in survey
+        .machine(MachineNumber::MAINTENANCE)
+        .iter()
+        .flat_map(|known| &known.points)
+    {
+        for number in 0..point.written.index_pieces {
+            let key = PackKey {
+                machine: MachineNumber::MAINTENANCE,
+                session: point.number,
+                number,
+            };
+            if !wanted.contains_key(&key) {
+                let hidden = vault.store.size(&key.index_object()).await?;
+                wanted.extend(hidden.map(|bytes| (key, bytes)));
+            }
+        }
+    }
+    let mut pieces: Vec<Piece> = stream::iter(wanted)
+        .map(|(key, bytes)| async move {
+            let listings = read(vault, key).await?;
+            Ok::<_, CleanError>(listings.map(|listings| Piece {
+                key,
+                bytes,
+                packs: listings.iter().map(|listing| listing.info.key).collect(),
+                standing: standing(survey, key.machine, key.session),
+            }))
+        })
+        .buffer_unordered(READ_AT_ONCE)
+        .try_filter_map(|piece| std::future::ready(Ok(piece)))
+        .try_collect()
+        .await?;
+    pieces.sort_unstable_by_key(|piece| piece.key);
+    Ok(pieces)
+}
+
+/// The listings of a piece; nothing where none is any more.
+async fn read(vault: &Arc<Inner>, key: PackKey) -> Result<Option<Vec<PackListing>>, ReadError> {
+    let object = key.index_object();
+    let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else {
+        return Ok(None);
+    };
+    let body = vault.records().open(ObjectType::Index, &object, &bytes)?;
+    let listings = decode_piece(&body).map_err(|error| ReadError::Damaged {
+        object,
+        what: error.to_string(),
+    })?;
+    Ok(Some(listings))
+}
+
+/// Puts the planned listings into pieces of the clean-up's own.
+pub(super) async fn relist(
+    vault: &Arc<Inner>,
+    writer: &SessionWriter,
+    planned: &Relisting,
+    report: &mut CleanReport,
+    progress: &(dyn Fn(CleanProgress) + Sync),
+) -> Result<(), CleanError> {
+    let mut open = Merged::default();
+    let total = (planned.relist.len() + planned.of_packs.len()) as u64;
+    let mut done = 0;
+    for (piece, packs) in &planned.relist {
+        // A piece that went while the plan was made was another cleaner's to replace, and its listings would be missing here.
+        let Some(listings) = read(vault, *piece).await? else {
+            return Err(overtaken());
+        };
+        for listing in listings.into_iter().filter(|listing| packs.contains(&listing.info.key)) {
+            open.add(listing, writer, report).await?;
+        }
+        done += 1;
+        tell(progress, done, total);
+    }
+    for pack in &planned.of_packs {
+        let size_bytes = vault.store.size(&pack.object()).await?.unwrap_or(0);
+        let Some(listing) = pack_listing(vault, *pack, size_bytes).await? else {
+            return Err(overtaken());
+        };
+        open.add(listing, writer, report).await?;
+        done += 1;
+        tell(progress, done, total);
+    }
+    open.close(writer, report).await
+}
+
+fn overtaken() -> CleanError {
+    CleanError::Overtaken {
+        reason: "it has replaced pieces of the index that this one was about to replace".to_owned(),
+    }
+}
+
+fn tell(progress: &(dyn Fn(CleanProgress) + Sync), done: u64, total: u64) {
+    progress(CleanProgress {
+        stage: CleanStage::Relisting,
+        done,
+        total,
+    });
+}
+
+/// The piece that is being filled.
+#[derive(Default)]
+struct Merged {
+    listings: Vec<PackListing>,
+    bytes: usize,
+}
+
+impl Merged {
+    async fn add(
+        &mut self,
+        listing: PackListing,
+        writer: &SessionWriter,
+        report: &mut CleanReport,
+    ) -> Result<(), CleanError> {
+        let bytes = listing.encoded_bytes();
+        if self.bytes + bytes > MERGED_BYTES || self.listings.len() == MERGED_PACKS {
+            self.close(writer, report).await?;
+        }
+        self.bytes += bytes;
+        self.listings.push(listing);
+        Ok(())
+    }
+
+    async fn close(&mut self, writer: &SessionWriter, report: &mut CleanReport) -> Result<(), CleanError> {
+        if self.listings.is_empty() {
+            return Ok(());
+        }
+        self.bytes = 0;
+        writer.relist(std::mem::take(&mut self.listings)).await?;
+        report.written_pieces += 1;
+        Ok(())
+    }
+}
