@@ -267,6 +267,7 @@ pub(crate) async fn change(
     }
     for _ in 0..ATTEMPTS {
         let now = read(records, machine, number).await?;
+        refuse_gap(records, machine, number, now.end).await?;
         let Some(fate) = wish.decide(number, &now)? else {
             return Ok(FateChange::Already);
         };
@@ -311,6 +312,7 @@ pub(crate) async fn purge(
     if seen.goes_since().is_none() {
         return Ok(Purge::Stays);
     }
+    refuse_gap(records, machine, number, seen.end).await?;
     let record = FateRecord {
         fate: FateKind::Purge,
         at: records.now(),
@@ -324,6 +326,25 @@ pub(crate) async fn purge(
         },
         Err(error) => Err(FateError::Write(error)),
     }
+}
+
+/// A store that has lost a record hides the ones after it: what was given back looks forgotten. Nobody decides upon that,
+/// and nobody fills the gap. The listing is a hint, so it is asked again for the very number.
+async fn refuse_gap(
+    records: Records<'_>,
+    machine: MachineNumber,
+    number: SessionNumber,
+    end: u32,
+) -> Result<(), ReadError> {
+    let object = object::fate(machine, number, end);
+    let register = object.trim_end_matches(|letter| letter != '/').trim_end_matches('/');
+    let listed = records.store.list(register).await?;
+    let later = listed.iter().any(|found| found.object > object);
+    if later && records.store.size(&object).await?.is_none() {
+        let what = "it is not there, although later numbers are".to_owned();
+        return Err(ReadError::Damaged { object, what });
+    }
+    Ok(())
 }
 
 async fn create(

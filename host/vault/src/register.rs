@@ -23,7 +23,7 @@ const WINDOWS: [u32; 3] = [1, 4, 16];
 /// Live points of a checkpoint that are read at once.
 const LIVE_AT_ONCE: usize = 16;
 /// The first machine's number; 0 is maintenance and has no record.
-const FIRST_MACHINE: u32 = 1;
+pub(crate) const FIRST_MACHINE: u32 = 1;
 
 /// Reads numbers from `first` on until one is missing.
 pub(crate) async fn read_dense<T, F>(first: u32, read: impl Fn(u32) -> F) -> Result<Vec<(u32, T)>, ReadError>

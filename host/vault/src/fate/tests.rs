@@ -408,3 +408,29 @@ async fn a_store_that_cannot_be_asked_is_no_fate_at_all() {
         Err(ReadError::Store(_))
     ));
 }
+
+#[tokio::test]
+async fn a_lost_record_that_makes_a_point_look_forgotten_purges_nothing() {
+    let rig = Rig::new().await;
+    rig.wish(Wish::Forget(None)).await.unwrap();
+    let forgotten = rig.now().await;
+    for wish in [Wish::Undelete, Wish::Forget(None), Wish::Undelete] {
+        rig.wish(wish).await.unwrap();
+    }
+    // Of forget, restore, forget, restore the store loses the second.
+    rig.faults.lose(&object::fate(MACHINE, POINT, 1)).await;
+    assert_eq!(rig.now().await, forgotten);
+    let purged = purge(rig.records(), MACHINE, POINT, &forgotten).await;
+    assert!(
+        matches!(purged, Err(FateError::Read(ReadError::Damaged { .. }))),
+        "{purged:?}"
+    );
+    for wish in [Wish::Undelete, Wish::Forget(None), Wish::Pin(None)] {
+        let changed = rig.wish(wish).await;
+        assert!(
+            matches!(changed, Err(FateError::Read(ReadError::Damaged { .. }))),
+            "{changed:?}"
+        );
+    }
+    assert_eq!(rig.written().await, 3);
+}

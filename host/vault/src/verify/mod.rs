@@ -6,6 +6,7 @@
 
 mod again;
 mod damage;
+mod gaps;
 mod packs;
 mod walk;
 
@@ -90,6 +91,7 @@ pub(crate) async fn verify(
     for unreadable in index::sync(&vault.inner).await? {
         findings.add_unread(unreadable)?;
     }
+    gaps::check_gaps(vault, &gclog::read(vault.inner.records()).await?, &mut findings).await?;
     let machines = vault.machines().await?;
     let mut points = Vec::new();
     for (machine, name) in machines {

@@ -10,7 +10,7 @@ use coffre_vault::testing::open_object;
 use crate::sample::Sample;
 
 /// What nothing relies on any more: the log before its newest checkpoint, and how a session began that was given up.
-const SUPERSEDED: [&str; 3] = ["gclog/00000000", "gclog/00000001", "sessions/00000001/00000002"];
+pub const SUPERSEDED: [&str; 3] = ["gclog/00000000", "gclog/00000001", "sessions/00000001/00000002"];
 
 #[tokio::test]
 async fn every_bit_of_every_object_is_noticed_by_whoever_reads_it() {

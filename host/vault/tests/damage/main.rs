@@ -3,3 +3,5 @@
 
 mod bits;
 mod sample;
+mod short;
+mod swaps;

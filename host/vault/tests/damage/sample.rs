@@ -7,9 +7,9 @@ use std::sync::Arc;
 use coffre_vault::map::{LEAF_BYTES, LeafBuilder, MapReader, MapWriter, Place};
 use coffre_vault::testing::FaultStore;
 use coffre_vault::{
-    ChunkId, ChunkKind, Claim, Credential, Encoder, Encryption, Fate, InitOptions, MachineNumber, OpenError,
-    OpenOptions, Point, PointAttachment, PointDisk, PointDraft, SessionNumber, SessionPlan, SessionWriter, Store,
-    Tuning, Vault, VerifyPlan, VerifyReport,
+    ChunkId, ChunkKind, Claim, Credential, Encoder, Encryption, InitOptions, MachineNumber, OpenError, OpenOptions,
+    Point, PointAttachment, PointDisk, PointDraft, SessionNumber, SessionPlan, SessionWriter, Store, Tuning, Vault,
+    VerifyPlan, VerifyReport,
 };
 use tempfile::TempDir;
 use zeroize::Zeroizing;
@@ -94,20 +94,19 @@ impl Sample {
             Ok(points) => points,
             Err(error) => return Seen::refused(&*error),
         };
-        self.assert_nothing_else(&points);
-        Seen { verified, points }
+        let seen = Seen { verified, points };
+        self.assert_nothing_else(&seen);
+        seen
     }
 
     /// Nothing is restored that was not backed up.
-    fn assert_nothing_else(&self, points: &Points) {
-        for (key, found) in points {
+    fn assert_nothing_else(&self, seen: &Seen) {
+        for (key, found) in &seen.points {
             let wanted = self.points.get(key).unwrap_or_else(|| panic!("{key:?} was never made"));
+            // What became of it since is not in its record.
             let mut point = wanted.point.clone();
-            // The store's time of a record, which damaging it changes.
+            (point.fate, point.pin) = (found.point.fate, found.point.pin.clone());
             point.forgotten_since = found.point.forgotten_since;
-            if found.point.fate == Fate::Unknown {
-                (point.fate, point.pin) = (Fate::Unknown, None);
-            }
             assert_eq!(found.point, point, "{key:?}");
             for (found, wanted) in found.disks.iter().zip(&wanted.disks) {
                 assert!(found.is_err() || found == wanted, "{key:?}: a disk has other bytes");
