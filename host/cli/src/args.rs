@@ -64,6 +64,10 @@ pub enum Command {
     Backup(BackupArgs),
     Points(PointsArgs),
     Restore(RestoreArgs),
+    Forget(ForgetArgs),
+    Undelete(UndeleteArgs),
+    Pin(PinArgs),
+    Unpin(UnpinArgs),
     Verify(VerifyArgs),
     Jobs(JobsArgs),
     Config(ConfigArgs),
@@ -168,6 +172,99 @@ pub struct RestoreArgs {
     /// Write over what is in the target
     #[arg(long)]
     pub overwrite: bool,
+
+    /// Look into this vault (else: the machine's vault in the configuration, or the only vault)
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
+}
+
+/// Forget recovery points, by policy or by name: the first of two steps to delete them
+///
+/// MACHINE forgets what the `keep` of the machine's policy does not keep, MACHINE@POINT that one point. The answer is a
+/// table that gives the reason for every point. Nothing is deleted yet: a forgotten point can be restored, and `coffre
+/// undelete` keeps it again, until `coffre clean` purges it, 14 days later if the vault does not say otherwise
+/// (`undelete-for`).
+///
+/// Pinned points stay, and so does the newest good point of a machine: one as consistent as the policy accepts.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre forget web01 --dry-run       # what would go and why
+  coffre forget --all
+  coffre forget web01@3 web01@4
+  coffre forget old01 --retire        # all points of a machine that is not backed up any more")]
+pub struct ForgetArgs {
+    /// Machines, whose policies decide, or points by their numbers
+    #[arg(value_name = "MACHINE[@POINT]", value_parser = parse_numbered, conflicts_with_all = ["all", "policy"])]
+    pub targets: Vec<Target>,
+
+    /// Every machine in the configuration, each by its policy
+    #[arg(long)]
+    pub all: bool,
+
+    /// Every machine with this policy
+    #[arg(long, value_name = "POLICY", conflicts_with = "all")]
+    pub policy: Option<String>,
+
+    /// Forget all points of the named machines, also the newest
+    #[arg(long, conflicts_with_all = ["all", "policy"])]
+    pub retire: bool,
+
+    /// Only show what would be forgotten
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Look into this vault (else: the machine's vault in the configuration, or the only vault)
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
+}
+
+/// Keep a forgotten recovery point again
+///
+/// Possible until `coffre clean` purges the point; `coffre points` shows until when at least.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre undelete web01@3")]
+pub struct UndeleteArgs {
+    /// The machine and the point's number
+    #[arg(value_name = "MACHINE@POINT", value_parser = parse_point)]
+    pub point: PointName,
+
+    /// Look into this vault (else: the machine's vault in the configuration, or the only vault)
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
+}
+
+/// Keep a recovery point whatever the policy says, until it is unpinned
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre pin web01@3
+  coffre pin web01@3 --reason 'before the move to the new database'")]
+pub struct PinArgs {
+    /// The machine and the point's number
+    #[arg(value_name = "MACHINE@POINT", value_parser = parse_point)]
+    pub point: PointName,
+
+    /// Why, for whoever wonders later; pinning again changes it
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+
+    /// Look into this vault (else: the machine's vault in the configuration, or the only vault)
+    #[arg(long, value_name = "VAULT")]
+    pub vault: Option<String>,
+}
+
+/// Let the policy decide upon a pinned recovery point again
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre unpin web01@3")]
+pub struct UnpinArgs {
+    /// The machine and the point's number
+    #[arg(value_name = "MACHINE@POINT", value_parser = parse_point)]
+    pub point: PointName,
 
     /// Look into this vault (else: the machine's vault in the configuration, or the only vault)
     #[arg(long, value_name = "VAULT")]
@@ -326,6 +423,35 @@ fn parse_target(text: &str) -> Result<Target, String> {
         machine: machine.to_owned(),
         point,
     })
+}
+
+/// As [`parse_target`], without `@latest`: what takes something away wants to be told exactly what.
+fn parse_numbered(text: &str) -> Result<Target, String> {
+    let target = parse_target(text)?;
+    if target.point.is_none() && text.ends_with("@latest") {
+        return Err(format!(
+            "a point is named by its number here, as `coffre points {}` shows them",
+            target.machine
+        ));
+    }
+    Ok(target)
+}
+
+/// `MACHINE@POINT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointName {
+    pub machine: String,
+    pub point: u32,
+}
+
+fn parse_point(text: &str) -> Result<PointName, String> {
+    let Target { machine, point } = parse_numbered(text)?;
+    match point {
+        Some(point) => Ok(PointName { machine, point }),
+        None => Err(format!(
+            "which point? As in `{machine}@3`; `coffre points {machine}` shows their numbers"
+        )),
+    }
 }
 
 #[cfg(test)]

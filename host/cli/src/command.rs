@@ -4,6 +4,8 @@ mod backup;
 mod check;
 mod completions;
 mod config;
+mod fate;
+mod forget;
 mod init;
 mod jobs;
 mod plugin;
@@ -38,6 +40,10 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Backup(args) => backup::run(args, global, output).await,
         Command::Jobs(args) => jobs::run(args, global, output),
         Command::Restore(args) => restore::run(args, global, output).await,
+        Command::Forget(args) => stop::or_dropped(forget::run(args, global, output)).await,
+        Command::Undelete(args) => stop::or_dropped(fate::undelete(args, global, output)).await,
+        Command::Pin(args) => stop::or_dropped(fate::pin(args, global, output)).await,
+        Command::Unpin(args) => stop::or_dropped(fate::unpin(args, global, output)).await,
         Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),

@@ -12,7 +12,7 @@ use coffre_engine::secret::SecretError;
 use coffre_engine::state::StateError;
 use coffre_engine::{HookFailure, HookFailureKind, ProviderError, ProviderErrorKind};
 use coffre_sandbox::PluginError;
-use coffre_vault::{InitError, KeyError, OpenError, ReadError, StoreError};
+use coffre_vault::{FateError, InitError, KeyError, OpenError, ReadError, StoreError};
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, key))
         .or_else(|| one(cause, target))
         .or_else(|| one(cause, read))
+        .or_else(|| one(cause, fate))
         .or_else(|| one(cause, |error: &PluginError| (Some(plugin(error)), error.hint())))
         .or_else(|| {
             one(cause, |error: &ProviderError| {
@@ -247,6 +248,27 @@ fn read(error: &ReadError) -> Known {
             (Some(Exit::Failed), Some(hint.to_owned()))
         }
     }
+}
+
+fn fate(error: &FateError) -> Known {
+    let (exit, hint) = match error {
+        FateError::NoPoint(_) | FateError::Aborted(_) => {
+            (Exit::Usage, "`coffre points` lists the points that there are")
+        }
+        FateError::Purged(_) => (
+            Exit::Failed,
+            "`coffre points` lists the points that can still be restored",
+        ),
+        FateError::Pinned { .. } => (Exit::Usage, "`coffre unpin MACHINE@POINT` lets it go"),
+        FateError::Forgotten(_) => (Exit::Usage, "`coffre undelete MACHINE@POINT` keeps it again"),
+        FateError::ReasonTooLong { .. } => (Exit::Usage, "say it in a line"),
+        FateError::Busy(_) => (
+            Exit::TryAgain,
+            "somebody else is at it; look at `coffre points`, then try again",
+        ),
+        FateError::Read(_) | FateError::Write(_) => return (None, None),
+    };
+    (Some(exit), Some(hint.to_owned()))
 }
 
 fn plugin(error: &PluginError) -> Exit {

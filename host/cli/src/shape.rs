@@ -1,7 +1,8 @@
 //! The shapes of recovery points in JSON: what docs/cli.md promises, apart from how the vault stores them.
 
-use coffre_vault::{Fate, HookOutcome, Note, Point, PointDisk, StepOutcome};
-use jiff::Timestamp;
+use coffre_engine::config::VaultConfig;
+use coffre_vault::{Fate, HookOutcome, Note, Pin, Point, PointDisk, StepOutcome};
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
@@ -13,6 +14,9 @@ pub struct PointShape {
     pub taken_at: Option<Timestamp>,
     pub committed_at: Timestamp,
     pub fate: Fate,
+    /// If it is forgotten: until when undelete works at least.
+    pub undelete_until: Option<Timestamp>,
+    pub pinned: Option<PinShape>,
     pub consistency: String,
     pub consistency_wanted: String,
     pub consistency_reason: String,
@@ -31,6 +35,12 @@ pub struct PointShape {
     pub job: Option<String>,
     pub host: String,
     pub coffre: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PinShape {
+    pub at: Timestamp,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,6 +109,8 @@ impl PointShape {
             taken_at: point.taken_at,
             committed_at: point.committed_at,
             fate: point.fate,
+            undelete_until: None,
+            pinned: point.pin.as_ref().map(PinShape::new),
             consistency: point.consistency.reached.to_string(),
             consistency_wanted: point.consistency.wanted.to_string(),
             consistency_reason: point.consistency.reason.clone(),
@@ -130,6 +142,21 @@ impl PointShape {
             coffre: point.coffre.clone(),
         }
     }
+}
+
+impl PinShape {
+    pub fn new(pin: &Pin) -> Self {
+        Self {
+            at: pin.at,
+            reason: pin.reason.clone(),
+        }
+    }
+}
+
+/// Until when a forgotten point of a vault can be brought back at least: a clean-up purges it some time later.
+pub fn undelete_until(point: &Point, vault: &VaultConfig) -> Option<Timestamp> {
+    let allowed = SignedDuration::try_from(vault.undelete_for).unwrap_or(SignedDuration::MAX);
+    Some(point.forgotten_since?.checked_add(allowed).unwrap_or(Timestamp::MAX))
 }
 
 impl DiskShape {

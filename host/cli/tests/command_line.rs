@@ -136,6 +136,40 @@ fn wrong_usage_ends_with_64_and_says_what_is_right() {
 }
 
 #[test]
+fn forgetting_wants_to_be_told_exactly_what() {
+    let bench = small();
+    assert_snapshot!(bench.coffre(&["forget"]), @r"
+    exit 64
+    error: which machine?
+    hint: name machines or points, as in `coffre forget web01 --dry-run`, or say --all or --policy POLICY
+    ");
+    assert_snapshot!(bench.coffre(&["forget", "web01@latest"]), @r"
+    exit 64
+    error: invalid value 'web01@latest' for '[MACHINE[@POINT]]...': a point is named by its number here, as `coffre points web01` shows them
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(bench.coffre(&["undelete", "web01"]), @r"
+    exit 64
+    error: invalid value 'web01' for '<MACHINE@POINT>': which point? As in `web01@3`; `coffre points web01` shows their numbers
+
+    For more information, try '--help'.
+    ");
+    assert_eq!(bench.coffre(&["init", "main"]).code, 0);
+    assert_snapshot!(bench.coffre(&["pin", "web01@3"]), @r"
+    exit 64
+    error: vault `main` has no machine `web01`
+    hint: `coffre points --vault main` lists the machines and points it has
+    ");
+    // Never backed up: nothing goes, and that is no failure.
+    assert_snapshot!(bench.coffre(&["forget", "web01"]), @r"
+    exit 0
+    web01, which has no policy:
+    there are no recovery points
+    ");
+}
+
+#[test]
 fn a_name_that_the_configuration_does_not_have_gets_the_nearest_one() {
     let bench = small();
     assert_snapshot!(bench.coffre(&["backup", "web1"]), @r"

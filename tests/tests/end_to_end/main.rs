@@ -3,6 +3,7 @@
 mod bad_input;
 mod crash;
 mod disks;
+mod forget;
 mod hooks;
 mod plugins;
 mod reflink;

@@ -35,6 +35,21 @@ fn a_target_is_a_machine_with_or_without_a_point() {
 }
 
 #[test]
+fn what_takes_points_away_wants_their_numbers() {
+    assert_eq!(parse_numbered("web01").unwrap().point, None);
+    assert_eq!(parse_numbered("web01@7").unwrap().point, Some(7));
+    assert_snapshot!(parse_numbered("web01@latest").unwrap_err(), @"a point is named by its number here, as `coffre points web01` shows them");
+    assert_eq!(
+        parse_point("web01@7"),
+        Ok(PointName {
+            machine: "web01".to_owned(),
+            point: 7
+        })
+    );
+    assert_snapshot!(parse_point("web01").unwrap_err(), @"which point? As in `web01@3`; `coffre points web01` shows their numbers");
+}
+
+#[test]
 fn every_command_has_help_with_examples() {
     for command in Cli::command().get_subcommands() {
         let text = help(&[command.get_name()]);
@@ -54,6 +69,10 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
       backup       Back up machines: hooks, snapshot, transfer of what changed, recovery point
       points       List recovery points
       restore      Write a recovery point's disks back, verified while they are written
+      forget       Forget recovery points, by policy or by name: the first of two steps to delete them
+      undelete     Keep a forgotten recovery point again
+      pin          Keep a recovery point whatever the policy says, until it is unpinned
+      unpin        Let the policy decide upon a pinned recovery point again
       verify       Check that a vault's recovery points can be restored
       jobs         What jobs did: phases, hooks, disks, outcomes
       config       Check, show or begin a configuration

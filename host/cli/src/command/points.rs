@@ -1,13 +1,13 @@
 //! `coffre points [MACHINE]`.
 
-use coffre_engine::config::Config;
-use coffre_vault::{Fate, Point};
+use coffre_engine::config::{Config, VaultConfig};
+use coffre_vault::{Fate, MachineNumber, Pin, Point};
 use serde::Serialize;
 
 use crate::args::{Global, PointsArgs};
 use crate::exit::{Complaint, Exit};
 use crate::output::{Output, count, size, span, table, time};
-use crate::shape::PointShape;
+use crate::shape::{PointShape, undelete_until};
 use crate::wire::{self, NamedVault};
 
 #[derive(Serialize)]
@@ -17,14 +17,15 @@ struct Document {
 
 pub async fn run(args: &PointsArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let config = wire::config(global)?;
-    let mut found: Vec<(String, Point)> = Vec::new();
+    let mut found: Vec<(&VaultConfig, Point)> = Vec::new();
     for name in vaults(&config, args)? {
+        let settings = config.vault(&name)?;
         let vault = wire::open_vault(&config, &name).await?;
         found.extend(
             points(&vault, args.machine.as_deref())
                 .await?
                 .into_iter()
-                .map(|point| (name.clone(), point)),
+                .map(|point| (settings, point)),
         );
     }
     if found.is_empty() {
@@ -42,7 +43,10 @@ pub async fn run(args: &PointsArgs, global: &Global, output: &Output) -> anyhow:
     }
     let points = found
         .iter()
-        .map(|(vault, point)| PointShape::new(vault, point))
+        .map(|(vault, point)| PointShape {
+            undelete_until: undelete_until(point, vault),
+            ..PointShape::new(&vault.name, point)
+        })
         .collect();
     output.document(&Document { points })?;
     Ok(Exit::Done)
@@ -72,6 +76,17 @@ pub fn vault_of(config: &Config, machine: &str) -> anyhow::Result<String> {
     }
 }
 
+/// The machine's number in a vault.
+pub async fn machine_in(vault: &NamedVault, machine: &str) -> anyhow::Result<MachineNumber> {
+    vault.vault.machine(machine).await?.ok_or_else(|| {
+        let hint = format!(
+            "`coffre points --vault {}` lists the machines and points it has",
+            vault.name
+        );
+        Complaint::usage(format!("vault `{}` has no machine `{machine}`", vault.name), hint).into()
+    })
+}
+
 async fn points(vault: &NamedVault, machine: Option<&str>) -> anyhow::Result<Vec<Point>> {
     let mut found = Vec::new();
     for (number, name) in vault.vault.machines().await? {
@@ -82,7 +97,7 @@ async fn points(vault: &NamedVault, machine: Option<&str>) -> anyhow::Result<Vec
     Ok(found)
 }
 
-fn listing(found: &[(String, Point)], several_vaults: bool) -> String {
+fn listing(found: &[(&VaultConfig, Point)], several_vaults: bool) -> String {
     let mut headers = vec![
         "MACHINE",
         "POINT",
@@ -98,13 +113,8 @@ fn listing(found: &[(String, Point)], several_vaults: bool) -> String {
         headers.push("VAULT");
     }
     let rows = found.iter().map(|(vault, point)| {
-        let shape = PointShape::new(vault, point);
-        let fate = match point.fate {
-            Fate::Kept => String::new(),
-            Fate::Forgotten => "forgotten".to_owned(),
-            Fate::Purged => "purged".to_owned(),
-            Fate::Unknown => "fate unknown".to_owned(),
-        };
+        let shape = PointShape::new(&vault.name, point);
+        let fate = fate(point, vault);
         let serious = point
             .notes
             .iter()
@@ -132,11 +142,31 @@ fn listing(found: &[(String, Point)], several_vaults: bool) -> String {
             notes,
         ];
         if several_vaults {
-            row.push(vault.clone());
+            row.push(vault.name.clone());
         }
         row
     });
     table(&headers, &[1, 4, 5, 6, 7], rows.collect())
+}
+
+/// What became of a point, in a few words; nothing of one that is just kept.
+fn fate(point: &Point, vault: &VaultConfig) -> String {
+    match (point.fate, &point.pin) {
+        (Fate::Kept, None) => String::new(),
+        (Fate::Kept, Some(Pin { reason: None, .. })) => "pinned".to_owned(),
+        (
+            Fate::Kept,
+            Some(Pin {
+                reason: Some(reason), ..
+            }),
+        ) => format!("pinned: {reason}"),
+        (Fate::Forgotten, _) => match undelete_until(point, vault) {
+            Some(until) => format!("forgotten, undelete until {}", time(until)),
+            None => "forgotten".to_owned(),
+        },
+        (Fate::Purged, _) => "purged".to_owned(),
+        (Fate::Unknown, _) => "fate unknown".to_owned(),
+    }
 }
 
 /// What `-v` adds: disks, hooks and notes of one point.

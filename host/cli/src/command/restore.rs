@@ -15,7 +15,7 @@ use coffre_vault::{Fate, Point, PointDisk};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::points::vault_of;
+use super::points::{machine_in, vault_of};
 use crate::args::{self, Global, RestoreArgs};
 use crate::exit::{Complaint, Exit};
 use crate::output::{Output, count, size, span, time};
@@ -98,13 +98,7 @@ async fn find(args: &RestoreArgs, global: &Global) -> anyhow::Result<(NamedVault
 
 async fn point(vault: &NamedVault, target: &args::Target) -> anyhow::Result<Point> {
     let machine = &target.machine;
-    let number = vault.vault.machine(machine).await?.ok_or_else(|| {
-        let hint = format!(
-            "`coffre points --vault {}` lists the machines and points it has",
-            vault.name
-        );
-        Complaint::usage(format!("vault `{}` has no machine `{machine}`", vault.name), hint)
-    })?;
+    let number = machine_in(vault, machine).await?;
     let points = vault.vault.points(number).await?;
     let found = match target.point {
         None => points.into_iter().rfind(|point| point.fate == Fate::Kept),

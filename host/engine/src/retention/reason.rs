@@ -75,7 +75,7 @@ impl fmt::Display for KeepReason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rule { rule, bucket } => write!(out, "{rule} {bucket}"),
-            Self::NoKeep => out.write_str("the policy has no `keep`"),
+            Self::NoKeep => out.write_str("no `keep`: all stay"),
             Self::NewestGood => out.write_str("newest good one"),
             Self::Newest => out.write_str("newest"),
             Self::Pinned(None) => out.write_str("pinned"),

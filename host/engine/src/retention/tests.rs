@@ -146,8 +146,8 @@ fn without_keep_everything_stays() {
         ..rules(keep(), "UTC")
     };
     insta::assert_snapshot!(said(&points, &rules), @r"
-    0: keep: the policy has no `keep`
-    1: keep: the policy has no `keep`, newest good one
+    0: keep: no `keep`: all stay
+    1: keep: no `keep`: all stay, newest good one
     ");
 }
 
