@@ -286,7 +286,6 @@ pub(crate) async fn change(
 }
 
 /// What a purge came to.
-#[cfg_attr(not(test), allow(dead_code, reason = "for the clean-up"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purge {
     /// The point is purged, by this call or by another cleaner's.
@@ -299,7 +298,6 @@ pub(crate) enum Purge {
 ///
 /// `seen` is what the age of the forget was judged by, and the purge takes exactly the number after it. It is not tried at
 /// the next number: there the point would have been given back, or forgotten anew, with all the time to undelete before it.
-#[cfg_attr(not(test), allow(dead_code, reason = "for the clean-up"))]
 pub(crate) async fn purge(
     records: Records<'_>,
     machine: MachineNumber,
