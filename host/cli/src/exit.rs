@@ -150,10 +150,14 @@ fn complaint(error: &Complaint) -> Known {
 }
 
 fn system(error: &io::Error) -> Known {
-    (
-        (error.kind() == io::ErrorKind::PermissionDenied).then_some(Exit::Denied),
-        None,
-    )
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => (Some(Exit::Denied), None),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+            Some(Exit::Failed),
+            Some("make room on the file system of that path, then run the same again".to_owned()),
+        ),
+        _ => (None, None),
+    }
 }
 
 fn job(error: &JobError) -> Option<Exit> {
@@ -200,6 +204,10 @@ fn store(error: &StoreError) -> Known {
             "check the vault's table in the configuration and the store's variables in the environment",
         ),
         StoreError::Unreachable { .. } => (Exit::TryAgain, REACH),
+        StoreError::Full { .. } => (
+            Exit::Failed,
+            "make room on the vault's file system, then run the same again: earlier points are as they were",
+        ),
         StoreError::Denied { .. } => (Exit::Denied, "check the credentials, and what they may do there"),
         StoreError::Failed { source, .. } if no_bucket(&source.to_string()) => (
             Exit::Config,
@@ -242,7 +250,8 @@ fn target(error: &TargetError) -> Known {
 fn read(error: &ReadError) -> Known {
     match error {
         ReadError::Newer { .. } => (Some(Exit::Failed), Some("use a newer version of Coffre".to_owned())),
-        ReadError::Store(_) => (None, None),
+        // What failed below says more.
+        ReadError::Store(_) | ReadError::Cache { .. } => (None, None),
         _ => {
             let hint = "`coffre verify VAULT --read-data` names every point, disk and range that is damaged";
             (Some(Exit::Failed), Some(hint.to_owned()))

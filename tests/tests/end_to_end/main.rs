@@ -4,6 +4,7 @@ mod bad_input;
 mod crash;
 mod disks;
 mod forget;
+mod full_disk;
 mod hooks;
 mod plugins;
 mod reflink;

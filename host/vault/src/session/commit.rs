@@ -154,7 +154,10 @@ async fn create_point(
             "the commit was answered with an error; reading what is there"
         );
         match vault.store.get(&object, RECORD_LIMIT_BYTES).await {
-            Ok(Some(found)) if found == bytes => return Ok(()),
+            Ok(Some(found)) if found == bytes => match vault.store.settle(&object).await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = Some(error),
+            },
             Ok(Some(found)) => return Err(whose(vault, machine, number, &found)),
             // Nothing is there: the same bytes again.
             Ok(None) => last = Some(error),

@@ -35,6 +35,8 @@ const EMULATOR_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2U
 pub(super) struct Connected {
     pub(super) inner: Arc<dyn ObjectStore>,
     pub(super) prefix: ObjectPath,
+    /// Where a local vault lies.
+    pub(super) folder: Option<PathBuf>,
 }
 
 pub(super) fn connect(config: &StoreConfig) -> Result<Connected, StoreError> {
@@ -46,6 +48,7 @@ pub(super) fn connect(config: &StoreConfig) -> Result<Connected, StoreError> {
         "memory" => Ok(Connected {
             inner: Arc::new(InMemory::new()),
             prefix: prefix(url)?,
+            folder: None,
         }),
         other => Err(bad(url, format!("`{other}://` is none of s3://, az:// and file://"))),
     }
@@ -61,6 +64,7 @@ fn local(url: &Url) -> Result<Connected, StoreError> {
         return Ok(Connected {
             inner: Arc::new(inner.with_fsync(true)),
             prefix: ObjectPath::default(),
+            folder: Some(folder),
         });
     }
     // `init` makes the folder with its first object; until then there is nothing that could be made canonical.
@@ -68,6 +72,7 @@ fn local(url: &Url) -> Result<Connected, StoreError> {
     Ok(Connected {
         inner: Arc::new(LocalFileSystem::new().with_fsync(true)),
         prefix,
+        folder: Some(folder),
     })
 }
 
@@ -100,6 +105,7 @@ fn s3(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
     Ok(Connected {
         inner: Arc::new(inner),
         prefix: prefix(url)?,
+        folder: None,
     })
 }
 
@@ -142,6 +148,7 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
     Ok(Connected {
         inner: Arc::new(inner),
         prefix: prefix(url)?,
+        folder: None,
     })
 }
 

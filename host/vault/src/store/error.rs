@@ -27,6 +27,13 @@ pub enum StoreError {
         object: String,
         source: Cause,
     },
+    /// The file system of a local vault, or somebody's share of it.
+    #[error("there is no room for `{object}` in {store}")]
+    Full {
+        store: String,
+        object: String,
+        source: Cause,
+    },
     /// Something else lies where only our object may lie.
     #[error("another object is already at `{object}` in {store}")]
     Taken { store: String, object: String },
@@ -64,6 +71,7 @@ impl StoreError {
             | Self::Setup { source, .. }
             | Self::Unreachable { source, .. }
             | Self::Denied { source, .. }
+            | Self::Full { source, .. }
             | Self::Failed { source, .. } => Some(source),
             Self::Address { .. } | Self::Taken { .. } | Self::TooLarge { .. } => None,
         }
@@ -84,6 +92,11 @@ impl StoreError {
             _ if is_local_denial(&error) => Self::Denied {
                 store,
                 action,
+                object,
+                source: Cause::of(&error),
+            },
+            _ if is_full(&error) => Self::Full {
+                store,
                 object,
                 source: Cause::of(&error),
             },
@@ -205,6 +218,14 @@ fn is_local_denial(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| {
+        error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,6 +238,19 @@ mod tests {
             source: Box::new(inner),
         };
         assert_eq!(Cause::of(&error).to_string(), "Connection refused (os error 111)");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_failures_and_not_tried_again_at_once() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let error = object_store::Error::Generic {
+                store: "LocalFileSystem",
+                source: Box::new(io::Error::from(kind)),
+            };
+            let error = StoreError::of("file:///vault", "create", "packs/x", error);
+            assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+            assert!(!error.may_help_to_try_again());
+        }
     }
 
     #[test]

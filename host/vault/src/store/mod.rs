@@ -9,7 +9,10 @@ mod config;
 mod connect;
 mod error;
 
+use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +42,8 @@ pub struct Store {
     first_pause: Duration,
     /// Stores in memory keep the very bytes that they are given; given a pack buffer, it would never come back.
     keeps_payloads: bool,
+    /// Where a local vault lies.
+    folder: Option<Arc<Path>>,
 }
 
 /// What a create did.
@@ -88,6 +93,7 @@ impl Store {
             name: shown.as_str().into(),
             first_pause: FIRST_PAUSE,
             keeps_payloads: config.url.scheme() == "memory",
+            folder: connected.folder.map(Into::into),
         })
     }
 
@@ -99,6 +105,7 @@ impl Store {
             prefix: ObjectPath::from(prefix),
             first_pause: Duration::from_millis(1),
             keeps_payloads: true,
+            folder: None,
         }
     }
 
@@ -184,7 +191,10 @@ impl Store {
                 Err(error) => error,
             };
             match self.get(object, bytes.len() as u64).await {
-                Ok(Some(found)) if found == bytes => return Ok(Created::Before),
+                Ok(Some(found)) if found == bytes => {
+                    self.settle(object).await?;
+                    return Ok(Created::Before);
+                }
                 Ok(Some(_)) | Err(StoreError::TooLarge { .. }) => return Err(self.taken(object)),
                 Ok(None) => {}
                 Err(read_back) => {
@@ -205,6 +215,24 @@ impl Store {
             pause *= 2;
             attempt += 1;
         }
+    }
+
+    /// Writes to disk what was found although it is ours: in a local vault, a program that died or met an error between making
+    /// the file and writing its folder to disk leaves an object that is there until the power fails. Other stores have it
+    /// once they show it.
+    pub(crate) async fn settle(&self, object: &str) -> Result<(), StoreError> {
+        let Some(folder) = self.folder.clone() else {
+            return Ok(());
+        };
+        let path = folder.join(object);
+        let written = tokio::task::spawn_blocking(move || write_to_disk(&folder, &path)).await;
+        let written = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        written.map_err(|source| StoreError::Failed {
+            store: self.name.to_string(),
+            action: "write to disk",
+            object: object.to_owned(),
+            source: source.into(),
+        })
     }
 
     /// One conditional put as the store answers it, for the probe at creation and for the commit, which decide themselves.
@@ -312,4 +340,16 @@ impl Store {
             Err(error) => Err(self.failed("delete", object, error)),
         }
     }
+}
+
+/// A file, the folders that it lies in, and the entry of the outermost in the one above.
+fn write_to_disk(folder: &Path, file: &Path) -> io::Result<()> {
+    File::open(file)?.sync_all()?;
+    for above in file.ancestors().skip(1) {
+        File::open(above)?.sync_all()?;
+        if above == folder {
+            break;
+        }
+    }
+    folder.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
 }

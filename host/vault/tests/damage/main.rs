@@ -2,6 +2,7 @@
 //! something else.
 
 mod bits;
+mod fixtures;
 mod sample;
 mod short;
 mod swaps;

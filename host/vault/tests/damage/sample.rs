@@ -186,6 +186,10 @@ pub async fn init(store: Store) {
 }
 
 pub async fn open(store: Store, cache: &Path) -> Result<Vault, OpenError> {
+    open_with(store, key(), cache).await
+}
+
+pub async fn open_with(store: Store, key: Credential, cache: &Path) -> Result<Vault, OpenError> {
     let options = OpenOptions {
         cache_folder: cache.to_owned(),
         expect_id: None,
@@ -196,7 +200,7 @@ pub async fn open(store: Store, cache: &Path) -> Result<Vault, OpenError> {
         packs_per_piece: 2,
         ..Tuning::default()
     };
-    Vault::open_tuned(store, Some(key()), options, tuning).await
+    Vault::open_tuned(store, Some(key), options, tuning).await
 }
 
 /// Bytes that do not compress.

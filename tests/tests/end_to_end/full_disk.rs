@@ -1,0 +1,87 @@
+//! Running full: the vault's file system at many points of a backup, and the file system of state and cache.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use coffre_tests::disk::{assert_same, sparse, write_noise};
+use coffre_tests::mount::Scratch;
+use coffre_tests::{Place, VaultKind};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Takes all of a file system but this much, until the file is removed.
+fn fill_up(folder: &Path, free_bytes: u64) {
+    let file = fs::File::create(folder.join("ballast")).unwrap();
+    let mut length = 0;
+    for step in [8 * MIB, MIB, 64 * KIB, 4 * KIB] {
+        while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), length, step).is_ok() {
+            length += step;
+        }
+    }
+    file.set_len(length.saturating_sub(free_bytes)).unwrap();
+    file.sync_all().unwrap();
+}
+
+fn make_room(folder: &Path) {
+    fs::remove_file(folder.join("ballast")).unwrap();
+}
+
+#[test]
+fn a_vault_that_runs_full_anywhere_in_a_backup_keeps_what_it_has_and_goes_on_when_there_is_room() {
+    let scratch = Scratch::new("ext4", 160 * MIB);
+    let place = Place::new(VaultKind::Folder).with_machine("web01", "image");
+    let vault = scratch.path().join("vault");
+    fs::create_dir(&vault).unwrap();
+    symlink(&vault, place.path("vault")).unwrap();
+    let place = place.init();
+    let image = place.images().join("root.img");
+    let disk = sparse(&image, 64 * MIB);
+    write_noise(&disk, 0, 4 * MIB, 1);
+    place.backup("web01");
+    let first = place.path("first.img");
+    fs::copy(&image, &first).unwrap();
+
+    // The second backup stores some 50 MiB in two packs, then their index, then the point.
+    write_noise(&disk, 0, 48 * MIB, 2);
+    for free_bytes in [0, 8 * KIB, 64 * KIB, MIB, 16 * MIB, 33 * MIB, 48 * MIB] {
+        fill_up(&scratch.path(), free_bytes);
+        let ran = place.run(&["backup", "web01"]);
+        println!("{free_bytes}: {}\n{}", ran.code, ran.stderr);
+        make_room(&scratch.path());
+    }
+    place.run(&["verify", "main", "--read-data"]).expect(0);
+    let second = place.backup("web01");
+    place.run(&["verify", "main", "--read-data"]).expect(0);
+    let restored = place.restore(&format!("web01@{}", second["point"]));
+    assert_same(&image, &restored.join("root.img"));
+    let restored = place.restore("web01@0");
+    assert_same(&first, &restored.join("root.img"));
+}
+
+#[test]
+fn a_full_disk_below_state_and_cache_fails_with_a_hint_and_harms_no_point() {
+    let scratch = Scratch::new("ext4", 32 * MIB);
+    let place = Place::new(VaultKind::Folder).with_machine("web01", "image");
+    for folder in ["state", "cache"] {
+        fs::create_dir(scratch.path().join(folder)).unwrap();
+        symlink(scratch.path().join(folder), place.path(folder)).unwrap();
+    }
+    let place = place.init();
+    let image = place.images().join("root.img");
+    let disk = sparse(&image, 64 * MIB);
+    write_noise(&disk, 0, 4 * MIB, 1);
+    place.backup("web01");
+    write_noise(&disk, 0, 8 * MIB, 2);
+    for free_bytes in [0, 4 * KIB, 16 * KIB, 64 * KIB] {
+        fill_up(&scratch.path(), free_bytes);
+        let ran = place.run(&["backup", "web01"]);
+        println!("{free_bytes}: {}\n{}", ran.code, ran.stderr);
+        make_room(&scratch.path());
+    }
+    let second = place.backup("web01");
+    place.run(&["verify", "main", "--read-data"]).expect(0);
+    let restored = place.restore(&format!("web01@{}", second["point"]));
+    assert_same(&image, &restored.join("root.img"));
+}
