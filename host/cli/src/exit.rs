@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use coffre_engine::config::{ConfigError, UnknownName};
 use coffre_engine::job::{JobError, JobErrorKind};
@@ -132,6 +133,9 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, init))
         .or_else(|| one(cause, open))
         .or_else(|| one(cause, store))
+        // What many threads of one session are told stands in the chain as it is shared.
+        .or_else(|| one(cause, |error: &Arc<StoreError>| store(error)))
+        .or_else(|| one(cause, |error: &Arc<io::Error>| system(error)))
         .or_else(|| one(cause, key))
         .or_else(|| one(cause, target))
         .or_else(|| one(cause, read))
@@ -411,6 +415,15 @@ mod tests {
             Exit::Failed
         );
         assert_eq!(exit_of(SecretError::NotSet("KEY".to_owned())), Exit::Config);
+        let unreachable = StoreError::Unreachable {
+            store: "s3://bucket".to_owned(),
+            source: io::Error::other("no route").into(),
+        };
+        let shared = coffre_vault::WriteError::Pack {
+            pack: "1".to_owned(),
+            source: Arc::new(unreachable),
+        };
+        assert_eq!(exit_of(shared), Exit::TryAgain);
         assert_eq!(exit_of(io::Error::from(io::ErrorKind::PermissionDenied)), Exit::Denied);
         assert_eq!(exit_of(io::Error::other("something else")), Exit::Failed);
     }
