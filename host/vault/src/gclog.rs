@@ -46,15 +46,13 @@ pub(crate) enum GcWhat {
     Unknown,
 }
 
-/// Where readers start, so that nothing grows with the vault's age.
+/// Where readers start, so that nothing grows with the vault's age. A list that is not there is damage, not an empty list: it
+/// would pardon what is condemned, or drop points.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
-    #[serde(default)]
     pub(crate) machines: Vec<MachineCheckpoint>,
     /// Condemned and not yet gone.
-    #[serde(default)]
     pub(crate) condemned: Vec<Condemned>,
-    #[serde(default)]
     pub(crate) quarantined: Vec<PackName>,
     /// Pieces of the index whose every listing is in others that points count, and that the store did not delete.
     #[serde(default)]
@@ -82,7 +80,6 @@ pub(crate) struct MachineCheckpoint {
     /// Every session below is committed or aborted.
     pub(crate) decided_below: u32,
     /// The committed ones among those that are not purged.
-    #[serde(default)]
     pub(crate) live: Vec<SessionNumber>,
 }
 
@@ -138,10 +135,6 @@ impl GcLog {
 
     pub(crate) fn checkpoint_number(&self) -> Option<u32> {
         self.checkpoint_number
-    }
-
-    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
-        self.checkpoint.as_ref()
     }
 
     pub(crate) fn quarantined(&self) -> impl Iterator<Item = PackKey> + '_ {

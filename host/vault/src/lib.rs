@@ -32,7 +32,7 @@ mod verify;
 
 pub use clean::{
     Amount, CleanError, CleanPlan, CleanProgress, CleanReport, CleanStage, DamagedChunk, PurgedPoint, Refused,
-    SessionName, Waiting,
+    RefusedKind, SessionName, Waiting,
 };
 pub use clock::{Clock, SystemClock};
 pub use fate::{FateChange, FateError};

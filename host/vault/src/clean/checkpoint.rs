@@ -61,9 +61,8 @@ pub(super) async fn write(vault: &Arc<Inner>, outcome: &Outcome<'_>) -> Result<W
 /// The sessions of all machines that are undecided now, machines that are new since the survey included.
 pub(super) async fn undecided(vault: &Arc<Inner>, survey: &Survey) -> Result<Vec<Undecided>, CleanError> {
     let records = vault.records();
-    let machines = register::machines(records).await?;
     let mut all = Vec::new();
-    for machine in std::iter::once(MachineNumber::MAINTENANCE).chain(machines.into_iter().map(|(machine, _)| machine)) {
+    for (machine, _) in register::every_machine(records, &[]).await? {
         let first = survey.machine(machine).map_or(0, |known| known.decided_below);
         for (number, decision) in register::decisions(records, machine, &[], first).await? {
             if let Decision::Undecided(session) = decision? {

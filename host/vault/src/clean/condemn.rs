@@ -12,13 +12,17 @@ use super::{Amount, CleanError, CleanPlan};
 use crate::gclog::{self, Appended, GcLog, GcWhat, PackName};
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::mark::{PackUse, Survey};
-use crate::object::{self, PackKey};
+use crate::object::{self, ObjectType, PackKey};
+use crate::register::Session;
 use crate::vault::Inner;
 
 /// A pack with less than half of its bytes in use is emptied: moving what lives costs less than what that frees.
 const SPARSE_PERCENT: u64 = 50;
 /// Chunks that are left to be moved by the next run; more sparse packs wait their turn, the emptiest come first.
 const SPARSE_CHUNKS_LIMIT: u64 = 256 * 1024;
+
+/// Sessions whose packs are not chosen.
+pub(super) type InUse = BTreeSet<(MachineNumber, SessionNumber)>;
 
 /// What nothing needs any more, or hardly.
 #[derive(Default)]
@@ -36,6 +40,7 @@ pub(super) fn candidates(
     survey: &Survey,
     log: &GcLog,
     uses: &BTreeMap<PackKey, PackUse>,
+    in_use: &InUse,
     now: Timestamp,
     plan: &CleanPlan,
 ) -> Result<Candidates, CleanError> {
@@ -44,7 +49,6 @@ pub(super) fn candidates(
     } else {
         SignedDuration::try_from(plan.minimum_age).unwrap_or(SignedDuration::MAX)
     };
-    let in_use = sessions_in_use(survey);
     let quarantined: BTreeSet<PackKey> = log.quarantined().collect();
     let mut chosen = Candidates::default();
     let mut sparse: Vec<(u64, PackKey, u64, u64)> = Vec::new();
@@ -100,16 +104,22 @@ impl Candidates {
     }
 }
 
-/// Sessions that are at work, and those that they resume, whose packs they use again.
-fn sessions_in_use(survey: &Survey) -> BTreeSet<(MachineNumber, SessionNumber)> {
-    let mut in_use = BTreeSet::new();
+/// Sessions that are at work, and those that they resume, one after the other: their packs are used again, and no point needs
+/// them yet.
+pub(super) async fn sessions_in_use(vault: &Arc<Inner>, survey: &Survey) -> Result<InUse, CleanError> {
+    let mut in_use = InUse::new();
     for machine in &survey.machines {
         for (number, session) in &machine.undecided {
             in_use.insert((machine.machine, *number));
-            in_use.extend(session.resumes.map(|resumed| (machine.machine, resumed)));
+            let mut resumed = session.resumes;
+            while let Some(number) = resumed.filter(|number| in_use.insert((machine.machine, *number))) {
+                let object = object::session(machine.machine, number);
+                let before: Option<Session> = vault.records().get(ObjectType::Session, &object).await?;
+                resumed = before.and_then(|session| session.resumes);
+            }
         }
     }
-    in_use
+    Ok(in_use)
 }
 
 /// Writes the Condemn record. Packs that somebody else has condemned meanwhile are left to that record.

@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 
 use super::packs::Packs;
 use super::pieces::Piece;
-use super::{CleanError, CleanProgress, CleanReport, CleanStage, Refused};
+use super::{CleanError, CleanProgress, CleanReport, CleanStage, Refused, RefusedKind};
 use crate::object::PackKey;
 use crate::store::StoreError;
 use crate::vault::Inner;
@@ -98,7 +98,8 @@ impl State<'_> {
                 Ok(()) => self.failures = 0,
                 Err(error) => {
                     let refused = Refused::new(object, bytes, &error);
-                    self.failures = if refused.is_denied { 0 } else { self.failures + 1 };
+                    let is_away = refused.kind == RefusedKind::Failed;
+                    self.failures = if is_away { self.failures + 1 } else { 0 };
                     report.refused.push(refused);
                     if self.failures > FAILURES_LIMIT {
                         return Err(error.into());
@@ -116,19 +117,39 @@ impl State<'_> {
     }
 }
 
-/// What S3 and Azure call an object that is under a lock; some answer with 409 or 400 rather than 403.
-const LOCK_WORDS: [&str; 4] = ["ObjectLocked", "Immutable", "RetentionPolicy", "WORM"];
+/// What S3 and Azure call an object that is under a lock, in lower case; with 403, 409 or 400, as each likes it.
+const LOCK_WORDS: [&str; 5] = [
+    "objectlocked",
+    "object lock",
+    "immutable",
+    "retention",
+    "worm protected",
+];
+/// What they say of a right that is missing. A bulk deletion answers 200 and says it of each object.
+const DENIED_WORDS: [&str; 3] = [
+    "accessdenied",
+    "authorizationpermissionmismatch",
+    "authorizationfailure",
+];
 
 impl Refused {
     fn new(object: String, bytes: u64, error: &StoreError) -> Self {
         let cause = error.cause();
         let why = cause.map_or_else(|| error.to_string(), ToString::to_string);
-        let is_locked = LOCK_WORDS.iter().any(|word| why.contains(word));
+        let said = why.to_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        let kind = if says(&LOCK_WORDS) {
+            RefusedKind::Locked
+        } else if matches!(error, StoreError::Denied { .. }) || says(&DENIED_WORDS) {
+            RefusedKind::Denied
+        } else {
+            RefusedKind::Failed
+        };
         Self {
             object,
             bytes,
             why,
-            is_denied: is_locked || matches!(error, StoreError::Denied { .. }),
+            kind,
         }
     }
 }

@@ -17,8 +17,8 @@ pub enum CleanError {
     Idle { newest: Timestamp, now: Timestamp },
     #[error("the newest session is from {newest}, which is after now, {now}")]
     Future { newest: Timestamp, now: Timestamp },
-    /// The store lists what comes after the end of a register, so it has lost what lies between, or hides it.
-    #[error("`{missing}` is not in the vault, although `{listed}` is")]
+    /// Something that comes after it shows that it was there, so the store has lost it, or hides it.
+    #[error("`{missing}` is not in the vault, and the listings say that it was")]
     Gap { missing: String, listed: String },
     #[error("point {point} of {machine} has left the vault, and nobody has purged it")]
     PointVanished { machine: String, point: SessionNumber },

@@ -107,10 +107,13 @@ pub(super) async fn fence_baseless(vault: &Arc<Inner>, survey: &mut Survey, dry_
     let mut any = false;
     for machine in &mut survey.machines {
         let points = &machine.points;
+        let undecided: Vec<SessionNumber> = machine.undecided.iter().map(|(number, _)| *number).collect();
+        // One that was undecided a moment ago may have committed since, and be a base already.
         let has_base = |base: &SessionNumber| {
-            points
-                .iter()
-                .any(|point| point.number == *base && point.fate != Fate::Purged)
+            undecided.contains(base)
+                || points
+                    .iter()
+                    .any(|point| point.number == *base && point.fate != Fate::Purged)
         };
         let baseless: Vec<SessionNumber> = machine
             .undecided

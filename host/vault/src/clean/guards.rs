@@ -41,7 +41,7 @@ pub(super) fn clocks_agree(local: Timestamp, store: Timestamp) -> Result<(), Cle
 pub(super) async fn log_is_whole(vault: &Arc<Inner>, log: &GcLog) -> Result<(), CleanError> {
     let first = log.checkpoint_number().unwrap_or(0);
     let listed = listed_numbers(vault, "gclog", object::gclog(first)).await?;
-    no_gap(vault, first, &listed, object::gclog, "gclog").await?;
+    no_gap(vault, first, &listed, listed.last().copied(), object::gclog).await?;
     Ok(())
 }
 
@@ -50,20 +50,18 @@ pub(super) async fn log_is_whole(vault: &Arc<Inner>, log: &GcLog) -> Result<(), 
 pub(super) async fn registers_are_whole(vault: &Arc<Inner>, log: &GcLog) -> Result<Option<Timestamp>, CleanError> {
     let listed = listed_numbers(vault, "machines", "machines/".to_owned()).await?;
     let name = |number| object::machine(MachineNumber(number));
-    no_gap(vault, 1, &listed, name, "machines").await?;
-    let machines = register::machines(vault.records()).await?;
-    for known in log.checkpoint().iter().flat_map(|checkpoint| &checkpoint.machines) {
-        let is_there = known.machine == MachineNumber::MAINTENANCE
-            || machines.iter().any(|(machine, _)| *machine == known.machine);
-        if !is_there {
+    no_gap(vault, 1, &listed, listed.last().copied(), name).await?;
+    // Also those whose name was taken when they were made: sessions may stand under any number.
+    let machines = register::every_machine(vault.records(), &[]).await?;
+    for known in log.machines() {
+        if !machines.iter().any(|(machine, _)| *machine == known.machine) {
             return Err(CleanError::MachineVanished {
                 machine: known.name.clone(),
             });
         }
     }
-    let all = std::iter::once(MachineNumber::MAINTENANCE).chain(machines.into_iter().map(|(machine, _)| machine));
-    let newest: Vec<Option<Timestamp>> = stream::iter(all)
-        .map(|machine| sessions_are_whole(vault, log, machine))
+    let newest: Vec<Option<Timestamp>> = stream::iter(machines)
+        .map(|(machine, _)| sessions_are_whole(vault, log, machine))
         .buffer_unordered(MACHINES_AT_ONCE)
         .try_collect()
         .await?;
@@ -76,7 +74,7 @@ async fn sessions_are_whole(
     log: &GcLog,
     machine: MachineNumber,
 ) -> Result<Option<Timestamp>, CleanError> {
-    let first = log.machine(machine).map_or(0, |known| known.decided_below);
+    let first = log.decided_below(machine);
     let session = |number| object::session(machine, SessionNumber(number));
     let point = |number| object::point(machine, SessionNumber(number));
     let (sessions, points) = (
@@ -84,10 +82,11 @@ async fn sessions_are_whole(
         format!("points/{}", machine.key()),
     );
     let after = first.saturating_sub(1);
-    let mut listed = listed_numbers(vault, &sessions, session(after)).await?;
+    let listed = listed_numbers(vault, &sessions, session(after)).await?;
     // A point is of a session, so it tells of one that the store has lost or hides.
-    listed.extend(listed_numbers(vault, &points, point(after)).await?);
-    let end = no_gap(vault, first, &listed, session, &sessions).await?;
+    let points = listed_numbers(vault, &points, point(after)).await?;
+    let last = listed.last().max(points.last()).copied();
+    let end = no_gap(vault, first, &listed, last, session).await?;
     let end = register::end(&vault.store, end, session).await?;
     let Some(last) = end.checked_sub(1) else {
         return Ok(None);
@@ -108,25 +107,23 @@ async fn listed_numbers(vault: &Arc<Inner>, folder: &str, after: String) -> Resu
     Ok(listed.iter().filter_map(|found| number(&found.object)).collect())
 }
 
-/// Looks for every number up to the last listed one; what the listing shows need not be looked for. Gives the number after
-/// the last.
+/// Looks for every number up to the last one that anything tells of; what the listing shows need not be looked for. Gives the
+/// number after the last.
 async fn no_gap(
     vault: &Arc<Inner>,
     first: u32,
     listed: &BTreeSet<u32>,
+    last: Option<u32>,
     name: impl Fn(u32) -> String,
-    register: &str,
 ) -> Result<u32, CleanError> {
-    let Some(last) = listed.last().copied() else {
+    let Some(last) = last else {
         return Ok(first);
     };
     for number in first..=last {
-        // A listing of points names sessions, so the last is looked for in any case.
-        let shown = listed.contains(&number) && number != last;
-        if !shown && vault.store.size(&name(number)).await?.is_none() {
+        if !listed.contains(&number) && vault.store.size(&name(number)).await?.is_none() {
             return Err(CleanError::Gap {
                 missing: name(number),
-                listed: format!("{register}/{last:08x}"),
+                listed: name(last),
             });
         }
     }
@@ -148,7 +145,7 @@ pub(super) fn newest_is_near(newest: Option<Timestamp>, now: Timestamp) -> Resul
 
 /// Every point that the checkpoint calls live is there; purged ones are there as well, since points are never deleted.
 pub(super) fn points_are_all_there(log: &GcLog, survey: &Survey) -> Result<(), CleanError> {
-    for known in log.checkpoint().iter().flat_map(|checkpoint| &checkpoint.machines) {
+    for known in log.machines() {
         let found = survey.machines.iter().find(|found| found.machine == known.machine);
         for live in &known.live {
             let is_there = found.is_some_and(|found| found.points.iter().any(|point| point.number == *live));

@@ -30,6 +30,7 @@ mod delete;
 mod error;
 mod fence;
 mod guards;
+mod inventory;
 mod packs;
 mod pieces;
 mod purge;
@@ -46,7 +47,8 @@ use jiff::{SignedDuration, Timestamp};
 
 pub use error::CleanError;
 pub use report::{
-    Amount, CleanPlan, CleanProgress, CleanReport, CleanStage, DamagedChunk, PurgedPoint, Refused, SessionName, Waiting,
+    Amount, CleanPlan, CleanProgress, CleanReport, CleanStage, DamagedChunk, PurgedPoint, Refused, RefusedKind,
+    SessionName, Waiting,
 };
 
 use crate::gclog::{self, GcLog};
@@ -275,7 +277,8 @@ struct Decided {
 }
 
 async fn decide(vault: &Arc<Inner>, plan: &CleanPlan, now: Timestamp, seen: &Seen) -> Result<Decided, CleanError> {
-    let candidates = condemn::candidates(&seen.packs, &seen.survey, &seen.log, &seen.uses, now, plan)?;
+    let in_use = condemn::sessions_in_use(vault, &seen.survey).await?;
+    let candidates = condemn::candidates(&seen.packs, &seen.survey, &seen.log, &seen.uses, &in_use, now, plan)?;
     if !plan.force {
         guards::not_too_much(candidates.dead_bytes, seen.packs.total().bytes)?;
     }
@@ -291,7 +294,7 @@ async fn decide(vault: &Arc<Inner>, plan: &CleanPlan, now: Timestamp, seen: &See
     let away = doomed.packs.union(&seen.missing).copied().collect();
     let replaced = seen.log.replaced().collect();
     let relied = doomed.relied.keys().copied();
-    let relisting = pieces::plan(vault, &seen.survey, &away, &replaced, relied).await?;
+    let relisting = pieces::plan(vault, &seen.survey, &in_use, &away, &replaced, relied).await?;
     Ok(Decided {
         doomed,
         relisting,
@@ -331,6 +334,8 @@ async fn run(
     // Step 7.
     let log = gclog::read(vault.records()).await?;
     let doomed = &mut decided.doomed;
+    // What has left the log was gone; if its name is back, a writer that was stalled has made it again.
+    doomed.packs.retain(|pack| log.is_condemned(pack));
     doomed.spare_what_relies_on(|pack| log.forbids(pack));
     let is_own = |pack: &PackKey| (pack.machine, pack.session) == (MachineNumber::MAINTENANCE, own.number);
     if log.quarantined().any(|pack| is_own(&pack)) {

@@ -26,6 +26,8 @@ pub(super) struct PackFile {
 /// The packs that a listing shows: about 70 bytes each, so 7 MiB for a vault of 3 TiB.
 pub(super) struct Packs {
     listed: BTreeMap<PackKey, PackFile>,
+    /// Not listed, asked for later, and there. They may be of sessions that began meanwhile.
+    found_later: BTreeMap<PackKey, PackFile>,
 }
 
 impl Packs {
@@ -40,15 +42,20 @@ impl Packs {
                 listed.insert(key, file);
             }
         }
-        Ok(Self { listed })
+        Ok(Self {
+            listed,
+            found_later: BTreeMap::new(),
+        })
     }
 
+    /// What was listed.
     pub(super) fn iter(&self) -> impl Iterator<Item = (PackKey, PackFile)> + '_ {
         self.listed.iter().map(|(key, file)| (*key, *file))
     }
 
     pub(super) fn bytes(&self, key: &PackKey) -> u64 {
-        self.listed.get(key).map_or(0, |file| file.bytes)
+        let file = self.listed.get(key).or_else(|| self.found_later.get(key));
+        file.map_or(0, |file| file.bytes)
     }
 
     pub(super) fn total(&self) -> Amount {
@@ -57,22 +64,25 @@ impl Packs {
         total
     }
 
-    /// Of `keys`, the packs that are not there. Those that were merely not listed are taken in.
+    /// Of `keys`, the packs that are not there: not merely not listed, but asked for by name.
     pub(super) async fn missing(
         &mut self,
         vault: &Arc<Inner>,
         keys: impl Iterator<Item = PackKey>,
     ) -> Result<BTreeSet<PackKey>, CleanError> {
         let hidden: Vec<PackKey> = keys.filter(|key| !self.listed.contains_key(key)).collect();
-        let mut looked = look(vault, hidden).await?;
-        looked.retain(|key, file| match file {
-            Some(file) => {
-                self.listed.insert(*key, *file);
-                false
+        let mut missing = BTreeSet::new();
+        for (key, file) in look(vault, hidden).await? {
+            match file {
+                Some(file) => {
+                    self.found_later.insert(key, file);
+                }
+                None => {
+                    missing.insert(key);
+                }
             }
-            None => true,
-        });
-        Ok(looked.into_keys().collect())
+        }
+        Ok(missing)
     }
 }
 

@@ -10,14 +10,16 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::condemn::InUse;
+use super::inventory::{self, Listed};
 use super::{CleanError, CleanProgress, CleanReport, CleanStage};
 use crate::ids::{MachineNumber, SessionNumber};
-use crate::mark::Survey;
-use crate::object::{ObjectType, PackKey};
-use crate::pack::{PackListing, decode_piece};
+use crate::index::read_piece;
+use crate::mark::{Survey, SurveyedPoint};
+use crate::object::PackKey;
+use crate::pack::PackListing;
 use crate::point::Fate;
-use crate::read::{ReadError, pack_listing};
-use crate::record::RECORD_LIMIT_BYTES;
+use crate::read::pack_listing;
 use crate::session::SessionWriter;
 use crate::vault::Inner;
 
@@ -83,7 +85,11 @@ enum Standing {
     Counted,
 }
 
-fn standing(survey: &Survey, machine: MachineNumber, session: SessionNumber) -> Standing {
+fn standing(survey: &Survey, in_use: &InUse, machine: MachineNumber, session: SessionNumber) -> Standing {
+    // Whoever resumes a session lists its packs out of its pieces.
+    if in_use.contains(&(machine, session)) {
+        return Standing::Undecided;
+    }
     let Some(known) = survey.machine(machine).filter(|known| known.has_decided(session)) else {
         return Standing::Undecided;
     };
@@ -102,12 +108,13 @@ fn standing(survey: &Survey, machine: MachineNumber, session: SessionNumber) -> 
 pub(super) async fn plan(
     vault: &Arc<Inner>,
     survey: &Survey,
+    in_use: &InUse,
     away: &BTreeSet<PackKey>,
     replaced: &BTreeSet<PackKey>,
     relied: impl Iterator<Item = PackKey>,
 ) -> Result<Relisting, CleanError> {
     let mut planned = Relisting::default();
-    let pieces = read_all(vault, survey).await?;
+    let pieces = read_all(vault, survey, in_use).await?;
     let of_cleaners = pieces
         .iter()
         .map(|piece| piece.key)
@@ -146,60 +153,60 @@ pub(super) async fn plan(
 }
 
 /// Every piece that is listed, or that an earlier clean-up counts, with the packs in it.
-async fn read_all(vault: &Arc<Inner>, survey: &Survey) -> Result<Vec<Piece>, CleanError> {
+async fn read_all(vault: &Arc<Inner>, survey: &Survey, in_use: &InUse) -> Result<Vec<Piece>, CleanError> {
     let mut wanted: BTreeMap<PackKey, u64> = BTreeMap::new();
     for found in vault.store.list("index").await? {
         let key = found.object.strip_prefix("index/").and_then(PackKey::parse);
         wanted.extend(key.map(|key| (key, found.size_bytes)));
     }
-    // Earlier clean-ups are counted for their pieces alone, so it must be known which of those are there, listed or not.
-    for point in survey
-        .machine(MachineNumber::MAINTENANCE)
-        .iter()
-        .flat_map(|known| &known.points)
-    {
-        for number in 0..point.written.index_pieces {
-            let key = PackKey {
-                machine: MachineNumber::MAINTENANCE,
-                session: point.number,
-                number,
-            };
-            if !wanted.contains_key(&key) {
-                let hidden = vault.store.size(&key.index_object()).await?;
-                wanted.extend(hidden.map(|bytes| (key, bytes)));
+    // Earlier clean-ups are counted for their pieces alone, so it must be known which of those are there, listed or not. And
+    // purged points are counted no longer once a checkpoint leaves them out: what their pieces list comes over before.
+    for machine in &survey.machines {
+        let is_asked =
+            |point: &&SurveyedPoint| machine.machine == MachineNumber::MAINTENANCE || point.fate == Fate::Purged;
+        for point in machine.points.iter().filter(is_asked) {
+            for number in 0..point.written.index_pieces {
+                let key = PackKey {
+                    machine: machine.machine,
+                    session: point.number,
+                    number,
+                };
+                if !wanted.contains_key(&key) {
+                    let hidden = vault.store.size(&key.index_object()).await?;
+                    wanted.extend(hidden.map(|bytes| (key, bytes)));
+                }
             }
         }
     }
-    let mut pieces: Vec<Piece> = stream::iter(wanted)
+    let remembered = inventory::load(vault).await;
+    let (known, unknown): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(key, _)| remembered.contains_key(key));
+    let mut listed: Listed = remembered;
+    listed.retain(|key, _| known.binary_search_by_key(key, |(known, _)| *known).is_ok());
+    let read: Vec<(PackKey, u64, Option<Vec<PackKey>>)> = stream::iter(unknown)
         .map(|(key, bytes)| async move {
-            let listings = read(vault, key).await?;
-            Ok::<_, CleanError>(listings.map(|listings| Piece {
-                key,
-                bytes,
-                packs: listings.iter().map(|listing| listing.info.key).collect(),
-                standing: standing(survey, key.machine, key.session),
-            }))
+            let listings = read_piece(vault, key).await?;
+            let packs = listings.map(|listings| listings.iter().map(|listing| listing.info.key).collect());
+            Ok::<_, CleanError>((key, bytes, packs))
         })
         .buffer_unordered(READ_AT_ONCE)
-        .try_filter_map(|piece| std::future::ready(Ok(piece)))
         .try_collect()
         .await?;
-    pieces.sort_unstable_by_key(|piece| piece.key);
-    Ok(pieces)
-}
-
-/// The listings of a piece; nothing where none is any more.
-async fn read(vault: &Arc<Inner>, key: PackKey) -> Result<Option<Vec<PackListing>>, ReadError> {
-    let object = key.index_object();
-    let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else {
-        return Ok(None);
-    };
-    let body = vault.records().open(ObjectType::Index, &object, &bytes)?;
-    let listings = decode_piece(&body).map_err(|error| ReadError::Damaged {
-        object,
-        what: error.to_string(),
-    })?;
-    Ok(Some(listings))
+    let mut sizes: BTreeMap<PackKey, u64> = known.into_iter().collect();
+    for (key, bytes, packs) in read {
+        // Listed, and gone by now: another clean-up has replaced it.
+        if let Some(packs) = packs {
+            sizes.insert(key, bytes);
+            listed.insert(key, packs);
+        }
+    }
+    inventory::save(vault, &listed).await?;
+    let pieces = listed.into_iter().map(|(key, packs)| Piece {
+        key,
+        bytes: sizes.get(&key).copied().unwrap_or_default(),
+        packs,
+        standing: standing(survey, in_use, key.machine, key.session),
+    });
+    Ok(pieces.collect())
 }
 
 /// Puts the planned listings into pieces of the clean-up's own.
@@ -214,11 +221,13 @@ pub(super) async fn relist(
     let total = (planned.relist.len() + planned.of_packs.len()) as u64;
     let mut done = 0;
     for (piece, packs) in &planned.relist {
-        // A piece that went while the plan was made was another cleaner's to replace, and its listings would be missing here.
-        let Some(listings) = read(vault, *piece).await? else {
-            return Err(overtaken());
-        };
-        for listing in listings.into_iter().filter(|listing| packs.contains(&listing.info.key)) {
+        // A piece that has gone was another clean-up's to replace, and that had committed what it listed.
+        let listings = read_piece(vault, *piece).await?;
+        for listing in listings
+            .into_iter()
+            .flatten()
+            .filter(|listing| packs.contains(&listing.info.key))
+        {
             open.add(listing, writer, report).await?;
         }
         done += 1;
@@ -238,7 +247,7 @@ pub(super) async fn relist(
 
 fn overtaken() -> CleanError {
     CleanError::Overtaken {
-        reason: "it has replaced pieces of the index that this one was about to replace".to_owned(),
+        reason: "it has deleted a pack that this one was about to rely on".to_owned(),
     }
 }
 

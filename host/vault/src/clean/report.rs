@@ -139,8 +139,18 @@ pub struct Refused {
     pub object: String,
     pub bytes: u64,
     pub why: String,
-    /// Not a fault of the way to the store: it says no, and will say no until a lock ends or a right is given.
-    pub is_denied: bool,
+    pub kind: RefusedKind,
+}
+
+/// What stands behind a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedKind {
+    /// A retention time or a legal hold. It ends by itself, or whoever set it ends it.
+    Locked,
+    /// Who cleans may not delete.
+    Denied,
+    /// The way to the store, or the store on a bad day.
+    Failed,
 }
 
 /// A chunk that is needed and could not be read.

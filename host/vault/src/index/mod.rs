@@ -13,4 +13,4 @@ pub(crate) use compact::{CompactIndex, Group};
 pub(crate) use local::LocalIndex;
 pub(crate) use merge::Merged;
 pub(crate) use record::Found;
-pub(crate) use sync::{blocking, load_counted, sync};
+pub(crate) use sync::{blocking, load_counted, read_piece, sync};

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use crate::gclog;
 use crate::ids::MachineNumber;
 use crate::object::{ObjectType, PackKey};
-use crate::pack::decode_piece;
+use crate::pack::{PackListing, decode_piece};
 use crate::read::ReadError;
 use crate::record::RECORD_LIMIT_BYTES;
 use crate::register;
@@ -85,16 +85,24 @@ async fn fetch(vault: &Arc<Inner>, wanted: Vec<PackKey>) -> Result<Vec<ReadError
 }
 
 async fn fetch_one(vault: &Arc<Inner>, piece: PackKey) -> Result<(), ReadError> {
+    let Some(listings) = read_piece(vault, piece).await? else {
+        return Ok(());
+    };
+    blocking(vault, move |vault| vault.index.add_piece(piece, &listings)).await
+}
+
+/// What a piece lists; nothing where no piece is.
+pub(crate) async fn read_piece(vault: &Arc<Inner>, piece: PackKey) -> Result<Option<Vec<PackListing>>, ReadError> {
     let object = piece.index_object();
     let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else {
-        return Ok(());
+        return Ok(None);
     };
     let body = vault.records().open(ObjectType::Index, &object, &bytes)?;
     let listings = decode_piece(&body).map_err(|error| ReadError::Damaged {
         object,
         what: error.to_string(),
     })?;
-    blocking(vault, move |vault| vault.index.add_piece(piece, &listings)).await
+    Ok(Some(listings))
 }
 
 /// Local disk off the runtime.

@@ -15,9 +15,9 @@ use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
 use crate::object::{self, ObjectType, PackKey};
 use crate::point::{Point, PointDraft, Written};
-use crate::read::ReadError;
+use crate::read::{ReadError, pack_listing};
 use crate::record::RECORD_LIMIT_BYTES;
-use crate::register::PointRecord;
+use crate::register::{self, PointRecord};
 use crate::store::{Cause, StoreError};
 use crate::vault::Inner;
 
@@ -33,6 +33,7 @@ impl SessionWriter {
     pub async fn commit(&self, draft: PointDraft, commit_file: &Path) -> Result<Point, CommitError> {
         let shared = &self.shared;
         shared.flush().await?;
+        self.list_what_nobody_counts().await?;
         check_packs(shared).await?;
         let vault = &shared.vault;
         let (packs, _, index_pieces) = shared.needed();
@@ -73,6 +74,59 @@ impl SessionWriter {
             tracing::warn!(%error, "the local index could not be written; it will be fetched again");
         }
         Ok(point)
+    }
+}
+
+impl SessionWriter {
+    /// Packs of sessions that never committed are listed by pieces that no point counts: where a listing left such a piece
+    /// out, nobody would find what this point relies on. Its own pieces list them as well.
+    async fn list_what_nobody_counts(&self) -> Result<(), CommitError> {
+        let shared = &self.shared;
+        let vault = &shared.vault;
+        for (machine, session) in shared.used_sessions() {
+            let is_live = shared.log.live(machine).binary_search(&session).is_ok();
+            let is_counted = is_live || {
+                let record = register::point_record(vault.records(), machine, session).await?;
+                matches!(record, Some(PointRecord::Commit { .. }))
+            };
+            if !is_counted {
+                self.list_packs_of(machine, session).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Piece by piece, so that memory does not grow with what a session before has left.
+    async fn list_packs_of(&self, machine: MachineNumber, session: SessionNumber) -> Result<(), CommitError> {
+        let vault = &self.shared.vault;
+        let mut packs = self.shared.used_of(machine, session);
+        for number in 0.. {
+            let piece = PackKey {
+                machine,
+                session,
+                number,
+            };
+            let Some(mut listings) = index::read_piece(vault, piece).await? else {
+                break;
+            };
+            listings.retain(|listing| packs.remove(&listing.info.key));
+            if !listings.is_empty() {
+                self.relist(listings).await?;
+            }
+        }
+        // In pieces that a clean-up has replaced, or after one that is missing.
+        for pack in packs {
+            let looked = vault.store.size(&pack.object()).await;
+            let size_bytes = looked.map_err(|source| CommitError::Check { source })?.unwrap_or(0);
+            match pack_listing(vault, pack, size_bytes).await {
+                Ok(Some(listing)) => self.relist(vec![listing]).await?,
+                // What is not as it should be, the next step says.
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 }
 

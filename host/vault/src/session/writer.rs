@@ -5,7 +5,7 @@
 //! Nobody deduplicates against a pack of another session before a piece of the index lists it in the vault, or a crash in
 //! between would leave a point whose chunks cannot be found.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) machine_name: String,
     pub(super) host: String,
     runtime: Handle,
-    log: GcLog,
+    pub(super) log: GcLog,
     claims: Mutex<Claims>,
     open: Mutex<OpenPacks>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -59,6 +59,14 @@ struct Claims {
     fresh: HashSet<ChunkId>,
     /// Packs of others that this point relies on.
     used: HashSet<PackKey>,
+    /// Of those, the ones that pieces of this session list.
+    adopted: HashSet<PackKey>,
+}
+
+impl Claims {
+    fn unlisted(&self) -> impl Iterator<Item = PackKey> + '_ {
+        self.used.difference(&self.adopted).copied()
+    }
 }
 
 #[derive(Default)]
@@ -110,6 +118,7 @@ impl SessionWriter {
                 .map(|entry| entry.id)
                 .collect(),
             used: adopted.iter().map(|listing| listing.info.key).collect(),
+            adopted: adopted.iter().map(|listing| listing.info.key).collect(),
         };
         let sent = Sent {
             waiting: adopted,
@@ -481,6 +490,18 @@ impl Shared {
             self.claims.lock().used.iter().copied().collect(),
             sent.pieces,
         )
+    }
+
+    /// The sessions of others whose packs this one relies on and does not list.
+    pub(super) fn used_sessions(&self) -> BTreeSet<(MachineNumber, SessionNumber)> {
+        let claims = self.claims.lock();
+        claims.unlisted().map(|pack| (pack.machine, pack.session)).collect()
+    }
+
+    pub(super) fn used_of(&self, machine: MachineNumber, session: SessionNumber) -> BTreeSet<PackKey> {
+        let claims = self.claims.lock();
+        let of_session = |pack: &PackKey| (pack.machine, pack.session) == (machine, session);
+        claims.unlisted().filter(of_session).collect()
     }
 
     pub(super) fn stored_bytes(&self) -> u64 {

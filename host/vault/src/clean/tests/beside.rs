@@ -221,7 +221,7 @@ async fn a_store_that_refuses_to_delete_is_named_and_the_rest_goes() {
     let report = rig.clean(&vault).await;
     assert_eq!(report.refused.len(), 1, "{report:?}");
     assert_eq!(report.refused[0].object, locked);
-    assert!(report.refused[0].is_denied);
+    assert_eq!(report.refused[0].kind, RefusedKind::Denied);
     assert_eq!(report.deleted.packs, u64::from(point.written.packs) - 1);
     assert_eq!(
         report.waiting.iter().map(|waiting| waiting.amount.packs).sum::<u64>(),

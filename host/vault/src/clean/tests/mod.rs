@@ -2,7 +2,10 @@
 //! restores.
 
 mod beside;
+mod crash;
 mod guarded;
+mod pieces;
+mod repack;
 mod steps;
 
 use std::path::PathBuf;

@@ -1,0 +1,144 @@
+//! The pieces of the index: few whatever the vault's age, and findable by number whatever a listing leaves out.
+
+use super::*;
+use crate::session::CommitError;
+use crate::testing::{Fault, Request};
+
+#[tokio::test]
+async fn small_pieces_are_merged_so_that_their_number_does_not_grow() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let mut most = 0;
+    for round in 0..30 {
+        rig.back_up(&vault, "web01", &[round * 3, round * 3 + 1]).await;
+        rig.back_up(&vault, "db01", &[1000 + round * 3]).await;
+        rig.clean(&vault).await;
+        most = most.max(rig.store.names("index/").await.len());
+    }
+    assert!(most <= 40, "{most} pieces");
+    assert_eq!(rig.assert_restores().await, 60);
+    // Hidden or not.
+    rig.store.hide("index/");
+    assert_eq!(rig.assert_restores().await, 60);
+}
+
+#[tokio::test]
+async fn pieces_that_no_point_counts_are_taken_over_before_anybody_needs_them() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let seeds: Vec<u32> = (0..20).collect();
+    let aborted = rig.begin(&vault, "web01", &[], None).await;
+    draft(&vault, &aborted, &seeds).await;
+    aborted.abort("test").await.unwrap();
+    rig.back_up(&vault, "web01", &seeds).await;
+    rig.store.hide("index/");
+    assert_eq!(rig.assert_restores().await, 1);
+    rig.store.heal();
+    rig.clean(&vault).await;
+    assert!(rig.store.names("index/00000001/00000000/").await.is_empty());
+    rig.store.hide("index/");
+    assert_eq!(rig.assert_restores().await, 1);
+}
+
+#[tokio::test]
+async fn what_a_purged_point_stored_and_others_need_is_found_although_listings_hide_it() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let seeds: Vec<u32> = (0..21).collect();
+    let first = rig.back_up(&vault, "web01", &seeds).await;
+    rig.back_up(&vault, "db01", &seeds).await;
+    rig.forget(&vault, &first).await;
+    // Hidden from the clean-up as well.
+    rig.store.hide("index/00000001/");
+    rig.clean(&vault).await;
+    assert_eq!(rig.assert_restores().await, 1);
+    rig.store.hide("index/");
+    rig.clean(&vault).await;
+    rig.clean(&vault).await;
+    assert_eq!(rig.assert_restores().await, 1);
+}
+
+#[tokio::test]
+async fn a_listing_that_hides_pieces_or_packs_deletes_nothing_that_is_needed() {
+    for hidden in [
+        "index/00000001/00000000",
+        "index/00000001/00000001",
+        "index/00000002",
+        "index",
+        "packs/00000001/00000000",
+        "packs/00000001/00000001",
+        "packs/00000002",
+        "packs",
+        "gclog",
+        "sessions",
+        "points",
+        "machines",
+    ] {
+        let rig = Rig::new().await;
+        let vault = rig.host().await;
+        let first = rig.back_up(&vault, "web01", &(0..21).collect::<Vec<_>>()).await;
+        rig.back_up(&vault, "web01", &(20..40).collect::<Vec<_>>()).await;
+        rig.back_up(&vault, "db01", &(0..3).collect::<Vec<_>>()).await;
+        rig.forget(&vault, &first).await;
+        for step in 0..4 {
+            if step != 1 {
+                rig.store.hide(hidden);
+            }
+            // A host that has seen nothing, so that the lie is all it has.
+            match rig.host().await.clean(&eager(), &|_| {}).await {
+                Ok(_) | Err(CleanError::ChunkMissing(_) | CleanError::Gap { .. }) => {}
+                Err(CleanError::Read(error)) if error.is_damage() => {}
+                Err(other) => panic!("{hidden}: {other:?}"),
+            }
+            rig.store.heal();
+            assert_eq!(rig.assert_restores().await, 2, "{hidden}");
+        }
+        settle(&rig, &vault).await;
+        assert!(rig.store.names("packs/00000001/00000000/").await.is_empty(), "{hidden}");
+    }
+}
+
+#[tokio::test]
+async fn a_piece_that_the_store_refuses_to_delete_keeps_its_packs_and_is_not_written_again() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let first = rig.back_up(&vault, "web01", &(0..30).collect::<Vec<_>>()).await;
+    rig.back_up(&vault, "web01", &(28..50).collect::<Vec<_>>()).await;
+    rig.forget(&vault, &first).await;
+    let mut written = 0;
+    for _ in 0..4 {
+        rig.store
+            .inject(Request::Delete, "index/00000001/00000000", Fault::Deny, 100);
+        let report = rig.clean(&vault).await;
+        assert!(!report.refused.is_empty());
+        rig.store.heal();
+        written += report.written_pieces;
+        rig.assert_restores().await;
+    }
+    // Once for the purged session's, and once more without what has gone by then.
+    assert!(written <= 3, "{written}");
+    settle(&rig, &vault).await;
+    assert!(rig.store.names("index/00000001/00000000/").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_resumed_job_finds_what_it_has_sent_although_a_clean_up_replaced_its_pieces() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    rig.back_up(&vault, "db01", &[900]).await;
+    let seeds: Vec<u32> = (0..35).collect();
+    let broken = rig.begin(&vault, "web01", &[], None).await;
+    draft(&vault, &broken, &seeds).await;
+    broken.abort("broke off").await.unwrap();
+    let resumed = rig.begin(&rig.host().await, "web01", &[], Some(0)).await;
+    let report = rig.clean(&vault).await;
+    assert_eq!(report.condemned.packs, 0, "{report:?}");
+    let drafted = draft(&vault, &resumed, &seeds).await;
+    let point = rig.commit(&resumed, drafted).await;
+    assert!(!matches!(point, Err(CommitError::PackMissing { .. })), "{point:?}");
+    point.unwrap();
+    rig.store.hide("index/");
+    assert_eq!(rig.assert_restores().await, 2);
+    rig.store.heal();
+    settle(&rig, &vault).await;
+}
