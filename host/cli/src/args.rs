@@ -1,6 +1,7 @@
 //! The words of the command line: what may be typed, and the help for it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -69,6 +70,7 @@ pub enum Command {
     Pin(PinArgs),
     Unpin(UnpinArgs),
     Verify(VerifyArgs),
+    Clean(CleanArgs),
     Jobs(JobsArgs),
     Config(ConfigArgs),
     Plugin(PluginArgs),
@@ -293,6 +295,43 @@ pub struct VerifyArgs {
     /// Only this machine's points
     #[arg(long, value_name = "MACHINE")]
     pub machine: Option<String>,
+}
+
+/// Take out of a vault what nothing needs any more
+///
+/// Purges points that were forgotten longer ago than the vault's `undelete-for`, and frees what only they needed. That takes
+/// two runs: one condemns packs, so that no backup builds upon them any more; a later one deletes them, once no backup that
+/// was running then may rely on them. Backups, restores and other clean-ups may run beside it. Run it daily: each run
+/// finishes what the one before has begun, and says what waits for what.
+///
+/// It stops before it deletes anything when clocks contradict each other, when something is missing or cannot be read,
+/// and, without --force, when nobody has made a backup for a month or more than a fifth of the vault would go at once.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre clean main
+  coffre clean main --dry-run
+  coffre clean main --force --undelete-for 0s     # what is forgotten goes now")]
+pub struct CleanArgs {
+    /// The vault's name in the configuration
+    #[arg(value_name = "VAULT")]
+    pub vault: String,
+
+    /// Say what would be done; write and delete nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Also when much goes at once, when the vault was idle for a month, and packs of any age
+    #[arg(long)]
+    pub force: bool,
+
+    /// Purge what was forgotten at least this long ago, instead of the vault's `undelete-for`
+    #[arg(long, value_name = "DURATION", value_parser = coffre_engine::config::parse_duration)]
+    pub undelete_for: Option<Duration>,
+
+    /// Leave packs that are younger than this [default: 72h]
+    #[arg(long, value_name = "DURATION", value_parser = coffre_engine::config::parse_duration, conflicts_with = "force")]
+    pub minimum_age: Option<Duration>,
 }
 
 /// What jobs did: phases, hooks, disks, outcomes

@@ -2,6 +2,7 @@
 
 mod backup;
 mod check;
+mod clean;
 mod completions;
 mod config;
 mod fate;
@@ -45,6 +46,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Pin(args) => stop::or_dropped(fate::pin(args, global, output)).await,
         Command::Unpin(args) => stop::or_dropped(fate::unpin(args, global, output)).await,
         Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
+        Command::Clean(args) => stop::or_dropped(clean::run(args, global, output)).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
         Command::Completions(args) => completions::run(args, output),

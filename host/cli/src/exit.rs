@@ -13,7 +13,7 @@ use coffre_engine::secret::SecretError;
 use coffre_engine::state::StateError;
 use coffre_engine::{HookFailure, HookFailureKind, ProviderError, ProviderErrorKind};
 use coffre_sandbox::PluginError;
-use coffre_vault::{FateError, InitError, KeyError, OpenError, ReadError, StoreError};
+use coffre_vault::{CleanError, FateError, InitError, KeyError, OpenError, ReadError, StoreError};
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +132,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, hook))
         .or_else(|| one(cause, init))
         .or_else(|| one(cause, open))
+        .or_else(|| one(cause, clean))
         .or_else(|| one(cause, store))
         // What many threads of one session are told stands in the chain as it is shared.
         .or_else(|| one(cause, |error: &Arc<StoreError>| store(error)))
@@ -280,6 +281,35 @@ fn fate(error: &FateError) -> Known {
             "somebody else is at it; look at `coffre points`, then try again",
         ),
         FateError::Read(_) | FateError::Write(_) => return (None, None),
+    };
+    (Some(exit), Some(hint.to_owned()))
+}
+
+fn clean(error: &CleanError) -> Known {
+    let (exit, hint) = match error {
+        CleanError::Clocks { .. } => (Exit::Failed, "set the clock that is wrong; nothing was deleted"),
+        CleanError::Idle { .. } => (
+            Exit::Failed,
+            "if that is the right time and nobody makes backups any more, say --force; nothing was deleted",
+        ),
+        CleanError::Future { .. } => (
+            Exit::Failed,
+            "look which clock is wrong; if none is any more, say --force; nothing was deleted",
+        ),
+        CleanError::Gap { .. } | CleanError::PointVanished { .. } | CleanError::MachineVanished { .. } => (
+            Exit::Failed,
+            "restore the object from the store's own versions if it keeps them, and see that the url names the vault itself and no older copy of it; nothing was deleted",
+        ),
+        CleanError::ChunkMissing(_) => (
+            Exit::Failed,
+            "`coffre verify VAULT` names the points that need it; forget those, or bring its pack back; nothing was deleted",
+        ),
+        CleanError::TooMuch { .. } => (
+            Exit::Failed,
+            "see what would go with --dry-run --force; if that is right, say --force; nothing was deleted",
+        ),
+        CleanError::Overtaken { .. } | CleanError::Busy => (Exit::TryAgain, "run it again when the other one is over"),
+        _ => return (None, None),
     };
     (Some(exit), Some(hint.to_owned()))
 }

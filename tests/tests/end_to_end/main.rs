@@ -1,6 +1,7 @@
 //! Coffre as its users run it: the program, real plugins, real file systems, real servers.
 
 mod bad_input;
+mod clean;
 mod crash;
 mod disks;
 mod forget;

@@ -74,6 +74,7 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
       pin          Keep a recovery point whatever the policy says, until it is unpinned
       unpin        Let the policy decide upon a pinned recovery point again
       verify       Check that a vault's recovery points can be restored
+      clean        Take out of a vault what nothing needs any more
       jobs         What jobs did: phases, hooks, disks, outcomes
       config       Check, show or begin a configuration
       plugin       The plugins that are installed, what they ask for and what they were granted

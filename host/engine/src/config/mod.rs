@@ -20,7 +20,7 @@ pub use model::{
     Config, DiskSelection, Folders, GrantTable, HookConfig, HookKind, HookPlace, Keep, KeyConfig, KeyKind,
     MachineConfig, OnFailure, PluginConfig, PolicyConfig, StoreSettings, Tracking, UnknownName, VaultConfig,
 };
-pub use words::{HOOK_GRANTS, PLUGIN_GRANTS, Pattern, shown_duration};
+pub use words::{HOOK_GRANTS, PLUGIN_GRANTS, Pattern, parse_duration, shown_duration};
 
 /// A commented configuration in which every key stands; `coffre config example` prints it.
 pub const EXAMPLE: &str = include_str!("example.toml");

@@ -34,6 +34,14 @@ const UNITS: &[(&str, u64)] = &[
     ("d", 24 * 3600 * 1000),
 ];
 
+/// A duration of the command line's, in the words of the configuration; else what is wrong with it.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|(wrong, hint)| match hint {
+        Some(hint) => format!("{wrong}: {hint}"),
+        None => wrong,
+    })
+}
+
 /// `500ms`, `20s`, `1h30m`, `7d`.
 pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     let wrong = || {
