@@ -39,6 +39,12 @@ pub(crate) enum GcWhat {
     /// These packs are damaged: nothing new is to rely on them.
     Quarantine {
         packs: Vec<PackName>,
+        /// Of those the ones that lost only some of their chunks: the others can still be read there, and moved.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        partly: Vec<PackName>,
+        /// Chunks that points need and no piece of the index lists. There may be no pack to name for them.
+        #[serde(default)]
+        chunks_lost: u64,
         reason: String,
     },
     Checkpoint(Checkpoint),
@@ -121,9 +127,28 @@ pub(crate) struct GcLog {
     /// Condemned since the checkpoint: number and packs of each record. Nobody has written down yet whom they wait for.
     condemned_since: Vec<(u32, Vec<PackName>)>,
     quarantined: HashSet<PackKey>,
+    chunks_lost: bool,
+}
+
+/// Damage that writers are to know of.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Broken {
+    pub(crate) packs: Vec<PackKey>,
+    /// Of those the ones that lost only some of their chunks.
+    pub(crate) partly: Vec<PackKey>,
+    pub(crate) chunks_lost: u64,
 }
 
 impl GcLog {
+    pub(crate) fn quarantined_packs(&self) -> &HashSet<PackKey> {
+        &self.quarantined
+    }
+
+    /// Whether somebody found that points need chunks which no piece of the index lists.
+    pub(crate) fn says_chunks_are_lost(&self) -> bool {
+        self.chunks_lost
+    }
+
     /// Whether nothing new may rely on a pack.
     pub(crate) fn forbids(&self, pack: &PackKey) -> bool {
         self.condemned.contains(pack) || self.quarantined.contains(pack)
@@ -223,7 +248,10 @@ impl GcLog {
                 self.condemned_since.push((number, packs.clone()));
                 self.condemned.extend(keys(packs));
             }
-            GcWhat::Quarantine { packs, .. } => self.quarantined.extend(keys(packs)),
+            GcWhat::Quarantine { packs, chunks_lost, .. } => {
+                self.quarantined.extend(keys(packs));
+                self.chunks_lost |= chunks_lost > 0;
+            }
             GcWhat::Checkpoint(checkpoint) => {
                 self.condemned = keys(
                     checkpoint
@@ -235,6 +263,8 @@ impl GcLog {
                 .collect();
                 self.condemned_since.clear();
                 self.quarantined = keys(checkpoint.quarantined.clone()).collect();
+                // A clean-up that misses a chunk stops before it writes one.
+                self.chunks_lost = false;
                 self.checkpoint = Some(checkpoint);
                 self.checkpoint_number = Some(number);
             }
@@ -290,23 +320,39 @@ pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
 
 /// Says to all writers that nothing new is to rely on these packs. What is quarantined already is left out.
 pub(crate) async fn quarantine(records: Records<'_>, packs: &[PackKey], reason: &str) -> Result<(), ReadError> {
+    let broken = Broken {
+        packs: packs.to_vec(),
+        ..Broken::default()
+    };
+    record_damage(records, &broken, reason).await.map(|_| ())
+}
+
+/// As [`quarantine`], with what else is known of the damage. Gives the packs that nobody had quarantined before.
+pub(crate) async fn record_damage(
+    records: Records<'_>,
+    broken: &Broken,
+    reason: &str,
+) -> Result<Vec<PackKey>, ReadError> {
     loop {
         let log = read(records).await?;
-        let packs: Vec<PackName> = packs
-            .iter()
-            .filter(|pack| !log.forbids(pack))
+        // A condemned one too: its reader and its mover must know.
+        let new: Vec<PackKey> = (broken.packs.iter())
+            .filter(|pack| !log.quarantined.contains(pack))
             .copied()
-            .map(PackName)
             .collect();
-        if packs.is_empty() {
-            return Ok(());
+        let lost_is_news = broken.chunks_lost > 0 && !log.chunks_lost;
+        if new.is_empty() && !lost_is_news {
+            return Ok(new);
         }
+        let partly = broken.partly.iter().filter(|pack| new.contains(pack));
         let what = GcWhat::Quarantine {
-            packs,
+            partly: partly.copied().map(PackName).collect(),
+            packs: new.iter().copied().map(PackName).collect(),
+            chunks_lost: broken.chunks_lost,
             reason: reason.to_owned(),
         };
         match log.append(records, what).await? {
-            Appended::Number(_) => return Ok(()),
+            Appended::Number(_) => return Ok(new),
             // What somebody else has written here is read first.
             Appended::TooLate => {}
         }
@@ -372,6 +418,8 @@ mod tests {
                 None,
                 GcWhat::Quarantine {
                     packs: vec![PackName(pack(2))],
+                    partly: Vec::new(),
+                    chunks_lost: 0,
                     reason: "bits".to_owned(),
                 },
             ),

@@ -48,4 +48,6 @@ pub use register::Session;
 pub use session::{BeginError, Claim, CommitError, PutReport, SessionPlan, SessionWriter, WriteError, WriteStats};
 pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions};
 pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Tuning, Vault};
-pub use verify::{Damage, Touched, VerifyPlan, VerifyProgress, VerifyReport};
+pub use verify::{
+    Damage, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport,
+};

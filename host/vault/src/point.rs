@@ -132,6 +132,9 @@ pub struct PointDraft {
     pub hooks: Vec<HookOutcome>,
     pub notes: Vec<Note>,
     pub attachments: Vec<PointAttachment>,
+    /// Maintenance only: damaged pieces of the index whose packs this session's pieces list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub supersedes: Vec<String>,
 }
 
 /// The consistency of a point, what was asked for, and why it became what it is.

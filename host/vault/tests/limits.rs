@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use coffre_vault::testing::fuzz;
 use coffre_vault::{
-    Credential, Encryption, InitOptions, OpenOptions, SessionPlan, Store, StoreConfig, StoreOptions, Vault, VerifyPlan,
+    Credential, Encryption, InitOptions, OpenOptions, ReadData, SessionPlan, Store, StoreConfig, StoreOptions, Vault,
+    VerifyPlan,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use url::Url;
@@ -170,7 +171,7 @@ async fn an_object_of_a_tebibyte_is_refused_before_it_is_read() {
             Err(_) => true,
             Ok(vault) => {
                 let plan = VerifyPlan {
-                    read_data: true,
+                    read: ReadData::All,
                     ..VerifyPlan::default()
                 };
                 let verified = vault.verify(plan, &|_| {}).await;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::Context;
-use coffre_vault::{Damage, VerifyPlan, VerifyProgress, VerifyReport};
+use coffre_vault::{Damage, ReadData, VerifyPlan, VerifyProgress, VerifyReport};
 use serde::Serialize;
 
 use crate::args::{Global, VerifyArgs};
@@ -21,13 +21,20 @@ const RANGES_SHOWN: usize = 4;
 struct Document {
     vault: String,
     read_data: bool,
+    /// Of the packs, in percent, if not all were to be read.
+    read_part: Option<String>,
     sound: bool,
     points: u64,
     packs: u64,
+    packs_read: u64,
     chunks: u64,
     read_bytes: u64,
     duration_ms: u64,
     damage: Vec<DamageShape>,
+    /// By this run.
+    quarantined: Vec<String>,
+    /// Why it could not be.
+    not_quarantined: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -73,7 +80,12 @@ pub async fn run(args: &VerifyArgs, global: &Global, output: &Output) -> anyhow:
     let watch = Watch::start(Style::choose(output, false), &format!("verify {}", args.vault), look);
     let plan = VerifyPlan {
         machine,
-        read_data: args.read_data,
+        read: match args.read_data {
+            None => ReadData::No,
+            Some(all) if all.is_all() => ReadData::All,
+            Some(part) => ReadData::Part(part),
+        },
+        quarantine: !args.no_quarantine,
     };
     let progress = |progress| *seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = progress;
     let report = vault.verify(plan, &progress).await;
@@ -84,17 +96,13 @@ pub async fn run(args: &VerifyArgs, global: &Global, output: &Output) -> anyhow:
     for damage in &report.damage {
         output.result(describe(damage))?;
     }
-    let read = if args.read_data {
-        "read and checked"
-    } else {
-        "checked without reading the data"
-    };
     output.line(format!(
-        "{}: {}, {}, {} chunks {read} ({} in {})",
+        "{}: {}, {}, {} chunks {} ({} in {})",
         args.vault,
         count(report.points as usize, "point"),
         count(report.packs as usize, "pack"),
         report.chunks,
+        how_read(args, &report),
         size(report.read_bytes),
         span(took),
     ))?;
@@ -104,7 +112,38 @@ pub async fn run(args: &VerifyArgs, global: &Global, output: &Output) -> anyhow:
         return Ok(Exit::Done);
     }
     output.result(format!("DAMAGED: {} found\n", count(report.damage.len(), "defect")))?;
+    what_now(&report, output)?;
     Ok(Exit::Failed)
+}
+
+fn how_read(args: &VerifyArgs, report: &VerifyReport) -> String {
+    match args.read_data {
+        None => "checked without reading the data".to_owned(),
+        Some(all) if all.is_all() => "read and checked".to_owned(),
+        Some(part) => format!(
+            "checked, {} read: {part} of the data, all of it in {} runs",
+            count(report.packs_read as usize, "pack"),
+            part.runs_for_all()
+        ),
+    }
+}
+
+fn what_now(report: &VerifyReport, output: &Output) -> anyhow::Result<()> {
+    if !report.quarantined.is_empty() {
+        output.line(format!(
+            "{} quarantined: nothing new relies on what is there",
+            count(report.quarantined.len(), "pack")
+        ))?;
+    }
+    if let Some(why) = &report.not_quarantined {
+        output.result(format!("not quarantined, so later backups may rely on it: {why}\n"))?;
+    }
+    let lists = |object: &str| object.starts_with("index/") || object.starts_with("chunk ");
+    if report.damage.iter().any(|damage| lists(&damage.object)) {
+        output.line("hint: `coffre repair index VAULT` lists again what lies in packs that no piece of the index lists")?;
+    }
+    output.line("hint: the next `coffre backup` of a machine that still has the damaged bytes stores them again")?;
+    Ok(())
 }
 
 fn view(progress: VerifyProgress) -> View {
@@ -163,13 +202,17 @@ fn document(args: &VerifyArgs, report: &VerifyReport, duration_ms: u64) -> Docum
     });
     Document {
         vault: args.vault.clone(),
-        read_data: args.read_data,
+        read_data: args.read_data.is_some(),
+        read_part: (args.read_data.filter(|part| !part.is_all())).map(|part| part.to_string()),
         sound: report.is_sound(),
         points: report.points,
         packs: report.packs,
+        packs_read: report.packs_read,
         chunks: report.chunks,
         read_bytes: report.read_bytes,
         duration_ms,
         damage: damage.collect(),
+        quarantined: report.quarantined.clone(),
+        not_quarantined: report.not_quarantined.clone(),
     }
 }

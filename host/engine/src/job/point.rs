@@ -51,5 +51,6 @@ pub(super) fn draft(
         hooks: taken.hooks.clone(),
         notes: run.notes.clone(),
         attachments,
+        supersedes: Vec::new(),
     }
 }

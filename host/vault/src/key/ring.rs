@@ -18,6 +18,7 @@ pub(crate) enum Cipher {
 }
 
 /// The keys of one generation.
+#[derive(Clone)]
 pub(crate) struct GenerationKeys {
     /// From it and an object's salt follows the object's own key.
     pub(crate) sealing: Zeroizing<[u8; 32]>,
@@ -26,6 +27,7 @@ pub(crate) struct GenerationKeys {
 }
 
 /// Every key that a vault needs.
+#[derive(Clone)]
 pub(crate) struct KeyRing {
     pub(crate) cipher: Cipher,
     generations: BTreeMap<u32, GenerationKeys>,

@@ -145,7 +145,15 @@ pub(crate) struct ReaderState {
     packs: Mutex<HashMap<PackKey, Arc<PackRef>>>,
     /// Packs that answered 404. They never come back.
     gone: Mutex<HashSet<PackKey>>,
+    /// Packs that are quarantined or gave a damaged chunk: looked into last.
+    doubted: Mutex<HashSet<PackKey>>,
     blocks: BlockCache,
+}
+
+impl ReaderState {
+    pub(crate) fn doubt(&self, packs: impl IntoIterator<Item = PackKey>) {
+        self.doubted.lock().extend(packs);
+    }
 }
 
 /// Finds, fetches and opens chunks. Clones share a small cache.
@@ -190,7 +198,7 @@ impl ChunkReader {
         }
     }
 
-    /// Every place of each chunk as far as the local index knows.
+    /// Every place of each chunk as far as the local index knows, the best one first.
     pub(crate) async fn look_up(&self, ids: &[ChunkId]) -> Result<Vec<Vec<Location>>, ReadError> {
         if ids.len() <= LOCATED_INLINE {
             return look_up(&self.vault, ids);
@@ -288,7 +296,10 @@ impl ChunkReader {
         for location in self.look_up(std::slice::from_ref(id)).await?.into_iter().flatten() {
             match self.read_at(id, &location).await {
                 Ok(bytes) => return Ok(bytes),
-                Err(other) if other.is_damage() => error = other,
+                Err(other) if other.is_damage() => {
+                    self.vault.reading.doubt([location.pack.info.key]);
+                    error = other;
+                }
                 Err(other) => return Err(other),
             }
         }
@@ -321,6 +332,10 @@ fn look_up(vault: &Inner, ids: &[ChunkId]) -> Result<Vec<Vec<Location>>, ReadErr
                     continue;
                 }
                 places.extend(location(vault, &found).map_err(failed)?);
+            }
+            if places.len() > 1 {
+                let doubted = vault.reading.doubted.lock();
+                places.sort_by_key(|place| (doubted.contains(&place.pack.info.key), place.pack.info.key));
             }
             Ok(places)
         })

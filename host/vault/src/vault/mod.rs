@@ -1,6 +1,7 @@
 //! A vault, made or opened.
 
 pub(crate) mod format;
+mod fresh;
 mod init;
 mod open;
 #[cfg(test)]

@@ -331,7 +331,8 @@ async fn a_local_folder_is_a_vault_that_another_process_finds() {
         .verify(
             crate::VerifyPlan {
                 machine: None,
-                read_data: true,
+                read: crate::verify::ReadData::All,
+                quarantine: false,
             },
             &|_| {},
         )

@@ -10,6 +10,12 @@ use crate::read::ReadError;
 /// More ranges of one disk than this are told as fewer, larger ones: a lost pack can touch a range per page.
 const RANGES_LIMIT: usize = 1024;
 
+/// Chunks that are nowhere are told one by one up to so many. More of them lie below lost pieces of the index, which are
+/// told by name.
+pub(super) const MISSING_LIMIT: u64 = 256;
+/// What the others are told as.
+const MORE_CHUNKS: &str = "chunk …";
+
 type Where = (String, SessionNumber, Option<String>);
 
 #[derive(Clone, Default)]
@@ -22,11 +28,17 @@ struct Finding {
 #[derive(Clone, Default)]
 pub(super) struct Findings {
     by_object: BTreeMap<String, Finding>,
+    /// Times that a point needs a chunk which no piece of the index lists.
+    chunks_lost: u64,
 }
 
 impl Findings {
     pub(super) fn count(&self) -> u64 {
         self.by_object.len() as u64
+    }
+
+    pub(super) fn chunks_lost(&self) -> u64 {
+        self.chunks_lost
     }
 
     /// The first word on an object stands; what it touches is added up.
@@ -53,7 +65,17 @@ impl Findings {
 
     pub(super) fn add_error(&mut self, error: ReadError, touched: Option<Touched>) {
         let (object, what) = match error {
-            ReadError::ChunkMissing(id) => (format!("chunk {id}"), "it is not in the vault".to_owned()),
+            ReadError::ChunkMissing(id) => {
+                self.chunks_lost += 1;
+                let name = format!("chunk {id}");
+                if self.chunks_lost <= MISSING_LIMIT || self.by_object.contains_key(&name) {
+                    (name, "no piece of the index lists it".to_owned())
+                } else {
+                    let what = format!("no piece of the index lists {} more", self.chunks_lost - MISSING_LIMIT);
+                    self.describe(MORE_CHUNKS, what.clone());
+                    (MORE_CHUNKS.to_owned(), what)
+                }
+            }
             ReadError::PackMissing(pack) => (format!("packs/{pack}"), "it is not there".to_owned()),
             ReadError::ChunkDamaged { id, pack, what } => (format!("packs/{pack}"), format!("chunk {id}: {what}")),
             ReadError::Damaged { object, what } => (object, what),

@@ -1,38 +1,61 @@
-//! Proving that points can be restored: everything that a point needs is in the vault, and with `read_data` it is what it was.
+//! Proving that points can be restored: everything that a point needs is in the vault, and with `read` it is what it was.
 //!
-//! The maps of all points are walked once; a part that points share is walked for the first of them. That gives the packs that
-//! are needed, which are looked at or read one by one, since reading them in order costs the fewest requests. Only where one
-//! of them is damaged are the maps walked again, to say which points, disks and bytes it touches.
+//! What counts is the vault alone, so the index is fetched anew into a copy of its own: what only this host's cache knows
+//! would be lost with this host. The maps of all points are walked once; a part that points share is walked for the first of
+//! them. That gives the packs that are needed, which are looked at or read one by one, since reading them in order costs the
+//! fewest requests. Only where one of them is damaged are the maps walked again, to say which points, disks and bytes it
+//! touches. What is damaged is quarantined, so that nothing new relies on it and the next backup stores it again.
+//!
+//! In memory are the names of the points and packs that are needed (a few bytes for each 32 MiB), and at most
+//! [`walk::CLEAN_LIMIT`] map nodes and [`damage::MISSING_LIMIT`] missing chunks.
 
-mod again;
 mod damage;
 mod gaps;
+mod objects;
 mod packs;
+mod sample;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
-use crate::fate;
-use crate::gclog;
+use crate::gclog::{self, Broken, GcLog};
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
-use crate::object;
+use crate::object::{self, PackKey};
 use crate::point::{Fate, Point};
 use crate::read::ReadError;
-use crate::register::Decision;
+use crate::register::{self, Decision, PointRecord};
 use crate::vault::Vault;
 use damage::Findings;
 use packs::BadPacks;
+pub use sample::{Percentage, PercentageError};
+use sample::Sample;
 use walk::Walk;
 
+/// How much of the data is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadData {
+    /// Packs are looked at: whether they are there at their size.
+    #[default]
+    No,
+    /// Of the packs that are needed, so many; each run takes the next ones.
+    Part(Percentage),
+    /// Everything is read and opened.
+    All,
+}
+
 /// What to verify.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct VerifyPlan {
     /// One machine, or all.
     pub machine: Option<MachineNumber>,
-    /// Read and open everything, not only look whether it is there at its size.
-    pub read_data: bool,
+    pub read: ReadData,
+    /// Record what is damaged, so that nothing new relies on it.
+    pub quarantine: bool,
 }
 
 /// How far a verification is.
@@ -50,10 +73,17 @@ pub struct VerifyProgress {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
     pub points: u64,
+    /// Needed by these points.
     pub packs: u64,
+    /// Of those, read and opened.
+    pub packs_read: u64,
     pub chunks: u64,
     pub read_bytes: u64,
     pub damage: Vec<Damage>,
+    /// Packs that were quarantined by this run.
+    pub quarantined: Vec<String>,
+    /// Why the damage could not be recorded, if it was to be.
+    pub not_quarantined: Option<String>,
 }
 
 impl VerifyReport {
@@ -86,121 +116,206 @@ pub(crate) async fn verify(
     plan: VerifyPlan,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<VerifyReport, ReadError> {
-    let mut findings = Findings::default();
-    let mut state = VerifyProgress::default();
-    for unreadable in index::sync(&vault.inner).await? {
-        findings.add_unread(unreadable)?;
-    }
-    gaps::check_gaps(vault, &gclog::read(vault.inner.records()).await?, &mut findings).await?;
-    let machines = vault.machines().await?;
-    let mut points = Vec::new();
-    for (machine, name) in machines {
-        if plan.machine.is_none_or(|wanted| wanted == machine) {
-            points.extend(read_points(vault, machine, &name, &mut findings).await?);
-        }
-    }
-    check_index(vault, &points, &mut findings).await?;
-    if plan.read_data {
-        again::read_again(vault, &points, &mut findings).await?;
-    }
-    index::load_counted(&vault.inner).await?;
-
-    state.points_total = points.len() as u64;
-    state.damage_found = findings.count();
-    progress(state);
-    let before = findings.clone();
-    let none = BadPacks::default();
-    let mut first = Walk::new(vault, &none);
-    for point in &points {
-        first.point(point, &mut findings).await?;
-        state.points_done += 1;
-        state.damage_found = findings.count();
-        progress(state);
-    }
-    let chunks = first.chunks();
-    let needed: BTreeSet<_> = first.needed_packs().collect();
-    let mut report = VerifyReport {
-        points: points.len() as u64,
-        packs: needed.len() as u64,
-        chunks,
-        ..VerifyReport::default()
+    let fresh = vault.with_fresh_index().await?;
+    let mut run = Run {
+        vault: &fresh.vault,
+        plan,
+        findings: Findings::default(),
+        state: VerifyProgress::default(),
+        progress,
     };
-
-    state.packs_total = needed.len() as u64;
-    progress(state);
-    let bad = packs::check(vault, needed, plan.read_data, &mut state, progress).await?;
-    if !bad.is_empty() {
-        // Says everything that the first walk has found once more, and what the bad packs touch.
-        findings = before;
-        let mut second = Walk::new(vault, &bad);
-        for point in &points {
-            second.point(point, &mut findings).await?;
-        }
-        bad.describe(&mut findings);
+    let sample = match run.plan.read {
+        ReadData::Part(percentage) => Some(Sample::next(vault, run.plan.machine, percentage).await),
+        ReadData::No | ReadData::All => None,
+    };
+    let (mut report, broken) = run.all(sample.as_ref()).await?;
+    if run.plan.quarantine {
+        quarantine(vault, &broken, &mut report).await;
     }
-    report.read_bytes = state.read_bytes;
-    report.damage = findings.into_damage();
-    state.damage_found = report.damage.len() as u64;
-    progress(state);
+    if let Some(sample) = sample {
+        sample.done(vault).await;
+    }
     Ok(report)
 }
 
-/// The points of a machine that are not purged. A point that cannot be read is a finding, and the others go on.
-async fn read_points(
-    vault: &Vault,
+/// Findings count also where they cannot be recorded, as with credentials that only read.
+async fn quarantine(vault: &Vault, broken: &Broken, report: &mut VerifyReport) {
+    match gclog::record_damage(vault.inner.records(), broken, "found by verify").await {
+        Ok(packs) => report.quarantined = packs.iter().map(PackKey::object).collect(),
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = std::error::Error::source(&error);
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            report.not_quarantined = Some(text);
+        }
+    }
+}
+
+/// A point by its name; its record is read when it is its turn.
+struct PointName {
     machine: MachineNumber,
-    name: &str,
-    findings: &mut Findings,
-) -> Result<Vec<Point>, ReadError> {
-    let records = vault.inner.records();
-    let log = gclog::read(records).await?;
-    let mut points = Vec::new();
-    for (number, decision) in log.decisions(records, machine).await? {
-        match decision {
-            Ok(Decision::Committed(mut point)) => {
-                match fate::read(records, machine, number).await {
-                    Ok(register) => point.fate = register.fate,
-                    Err(error) => {
-                        findings.add_unread(error)?;
-                        point.fate = Fate::Unknown;
-                    }
-                }
-                if point.fate != Fate::Purged {
-                    points.push(*point);
-                }
+    name: Arc<str>,
+    number: SessionNumber,
+}
+
+impl PointName {
+    fn touched(&self) -> Touched {
+        Touched {
+            machine: self.name.to_string(),
+            point: self.number,
+            disk: None,
+            ranges: Vec::new(),
+        }
+    }
+}
+
+struct Run<'a> {
+    vault: &'a Vault,
+    plan: VerifyPlan,
+    findings: Findings,
+    state: VerifyProgress,
+    progress: &'a (dyn Fn(VerifyProgress) + Sync),
+}
+
+impl Run<'_> {
+    async fn all(&mut self, sample: Option<&Sample>) -> Result<(VerifyReport, Broken), ReadError> {
+        let vault = self.vault;
+        let log = gclog::read(vault.inner.records()).await?;
+        vault.inner.reading.doubt(log.quarantined());
+        let unreadable = index::sync(&vault.inner).await?;
+        index::load_counted(&vault.inner).await?;
+        gaps::check_gaps(vault, &log, &mut self.findings).await?;
+        objects::check_pieces(vault, &log, unreadable, &mut self.findings).await?;
+        if self.plan.read == ReadData::All {
+            objects::check_format(vault, &mut self.findings).await?;
+            objects::check_records(vault, &mut self.findings).await?;
+        }
+        let points = self.points(&log).await?;
+        self.state.points_total = points.len() as u64;
+        self.tell();
+
+        let before = self.findings.clone();
+        let none = BadPacks::default();
+        let mut first = Walk::new(vault, &none, log.quarantined_packs());
+        let missing_pieces = self.walk(&mut first, &points).await?;
+        if self.findings.chunks_lost() > 0 {
+            // Without a lost chunk, a piece that is gone was merged into others by a clean-up.
+            missing_pieces
+                .iter()
+                .for_each(|object| self.findings.add(object, "it is not there", None));
+        }
+        let mut report = VerifyReport {
+            points: points.len() as u64,
+            chunks: first.chunks(),
+            ..VerifyReport::default()
+        };
+        let (needed, doubtful) = first.into_packs();
+        report.packs = needed.len() as u64;
+        let read: BTreeSet<PackKey> = (needed.iter().copied())
+            .filter(|pack| match self.plan.read {
+                ReadData::All => true,
+                ReadData::Part(_) => doubtful.contains(pack) || sample.is_some_and(|sample| sample.takes(pack)),
+                // What is known or found to be damaged is read, whatever was asked: its size says nothing.
+                ReadData::No => doubtful.contains(pack),
+            })
+            .collect();
+        report.packs_read = read.len() as u64;
+        let looked = needed.difference(&read).copied().collect();
+        self.state.packs_total = report.packs;
+        self.tell();
+
+        let mut bad = packs::look(vault, looked, &mut self.state, self.progress).await?;
+        bad.extend(packs::read(vault, read, &mut self.state, self.progress).await?);
+        if !bad.is_empty() {
+            // Says everything that the first walk has found once more, and what the bad packs touch.
+            self.findings = before;
+            let mut second = Walk::new(vault, &bad, log.quarantined_packs());
+            let missing_pieces = self.walk(&mut second, &points).await?;
+            if self.findings.chunks_lost() > 0 {
+                missing_pieces
+                    .iter()
+                    .for_each(|object| self.findings.add(object, "it is not there", None));
             }
-            Ok(Decision::Undecided(_) | Decision::Aborted) => {}
-            Err(error) => {
-                let touched = Touched {
-                    machine: name.to_owned(),
-                    point: number,
-                    disk: None,
-                    ranges: Vec::new(),
+            bad.describe(&mut self.findings);
+        }
+        let mut broken = bad.broken();
+        broken.chunks_lost = self.findings.chunks_lost();
+        report.read_bytes = self.state.read_bytes;
+        report.damage = std::mem::take(&mut self.findings).into_damage();
+        self.state.damage_found = report.damage.len() as u64;
+        (self.progress)(self.state);
+        Ok((report, broken))
+    }
+
+    fn tell(&mut self) {
+        self.state.damage_found = self.findings.count();
+        (self.progress)(self.state);
+    }
+
+    /// The points that are not purged. One that cannot be read is a finding, and the others go on.
+    async fn points(&mut self, log: &GcLog) -> Result<Vec<PointName>, ReadError> {
+        let records = self.vault.inner.records();
+        let mut points = Vec::new();
+        for (machine, name) in self.vault.machines().await? {
+            if self.plan.machine.is_some_and(|wanted| wanted != machine) {
+                continue;
+            }
+            let name: Arc<str> = name.into();
+            for (number, decision) in log.decisions(records, machine).await? {
+                let point = PointName {
+                    machine,
+                    name: Arc::clone(&name),
+                    number,
                 };
-                findings.add_error(error, Some(touched));
+                match decision {
+                    Ok(Decision::Committed(_)) => match register::fate(records, machine, number).await {
+                        Ok(Fate::Purged) => {}
+                        Ok(Fate::Kept | Fate::Forgotten) => points.push(point),
+                        Err(error) if error.is_damage() => {
+                            self.findings.add_error(error, Some(point.touched()));
+                            points.push(point);
+                        }
+                        Err(error) => return Err(error),
+                    },
+                    Ok(Decision::Undecided(_) | Decision::Aborted) => {}
+                    Err(error) => self.findings.add_error(error, Some(point.touched())),
+                }
             }
         }
+        Ok(points)
     }
-    Ok(points)
-}
 
-/// Whether the pieces of the index that the points count are there.
-async fn check_index(vault: &Vault, points: &[Point], findings: &mut Findings) -> Result<(), ReadError> {
-    for point in points {
-        for number in 0..point.written.index_pieces {
-            let piece = object::PackKey {
-                machine: point.machine_number,
-                session: point.number,
-                number,
-            };
-            if !vault.inner.index.knows_piece(&piece) && vault.inner.store.size(&piece.index_object()).await?.is_none()
-            {
-                findings.add(&piece.index_object(), "it is not there", None);
+    /// Walks all points; gives the pieces of the index that they count and that are not there.
+    async fn walk(&mut self, walk: &mut Walk<'_>, points: &[PointName]) -> Result<Vec<String>, ReadError> {
+        let mut missing = Vec::new();
+        self.state.points_done = 0;
+        for name in points {
+            if let Some(point) = self.record(name).await? {
+                missing.extend(objects::missing_pieces(self.vault, &point).await?);
+                walk.point(&point, &mut self.findings).await?;
             }
+            self.state.points_done += 1;
+            self.tell();
+        }
+        Ok(missing)
+    }
+
+    async fn record(&mut self, name: &PointName) -> Result<Option<Point>, ReadError> {
+        match register::point_record(self.vault.inner.records(), name.machine, name.number).await {
+            Ok(Some(PointRecord::Commit { point })) => Ok(Some(*point)),
+            Ok(Some(PointRecord::Abort { .. }) | None) => {
+                let object = object::point(name.machine, name.number);
+                self.findings.add(&object, "it is not there any more", Some(name.touched()));
+                Ok(None)
+            }
+            Err(error) if error.is_damage() => {
+                self.findings.add_error(error, Some(name.touched()));
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
-    Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 
 use super::VerifyProgress;
 use super::damage::Findings;
+use crate::gclog::Broken;
 use crate::ids::ChunkId;
 use crate::object::PackKey;
 use crate::pack::{PACK_LIMIT_BYTES, PackDamage, check_chunks, read_pack};
@@ -45,6 +46,22 @@ impl BadPacks {
         self.packs.is_empty()
     }
 
+    pub(super) fn extend(&mut self, more: Self) {
+        self.packs.extend(more.packs);
+    }
+
+    /// What writers are to know.
+    pub(super) fn broken(&self) -> Broken {
+        let partly = (self.packs.iter())
+            .filter(|(_, bad)| matches!(bad, Bad::Chunks { damaged, of, .. } if damaged.len() < *of))
+            .map(|(key, _)| *key);
+        Broken {
+            packs: self.packs.keys().copied().collect(),
+            partly: partly.collect(),
+            chunks_lost: 0,
+        }
+    }
+
     /// Whether a chunk that lies in this pack must be read to know whether it is whole.
     pub(super) fn puts_in_doubt(&self, pack: &PackKey, id: &ChunkId) -> bool {
         match self.packs.get(pack) {
@@ -75,25 +92,40 @@ impl BadPacks {
     }
 }
 
-pub(super) async fn check(
+/// Looks whether packs are there at their size.
+pub(super) async fn look(
     vault: &Vault,
-    needed: BTreeSet<PackKey>,
-    read_data: bool,
+    packs: BTreeSet<PackKey>,
     state: &mut VerifyProgress,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<BadPacks, ReadError> {
-    let at_once = if read_data { READ_AT_ONCE } else { LOOKED_AT_ONCE };
+    let results = stream::iter(packs)
+        .map(|key| async move { (key, look_at(&vault.inner, key).await) })
+        .buffer_unordered(LOOKED_AT_ONCE);
+    gather(results, state, progress).await
+}
+
+/// Reads packs and opens every chunk in them.
+pub(super) async fn read(
+    vault: &Vault,
+    packs: BTreeSet<PackKey>,
+    state: &mut VerifyProgress,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<BadPacks, ReadError> {
+    let results = stream::iter(packs)
+        .map(|key| async move { (key, read_one(&vault.inner, key).await) })
+        .buffer_unordered(READ_AT_ONCE);
+    gather(results, state, progress).await
+}
+
+type Looked = Result<(u64, Option<Bad>), ReadError>;
+
+async fn gather(
+    mut results: impl Stream<Item = (PackKey, Looked)> + Unpin,
+    state: &mut VerifyProgress,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+) -> Result<BadPacks, ReadError> {
     let mut bad = BadPacks::default();
-    let mut results = stream::iter(needed)
-        .map(|key| async move {
-            let found = if read_data {
-                read(&vault.inner, key).await
-            } else {
-                look(&vault.inner, key).await
-            };
-            (key, found)
-        })
-        .buffer_unordered(at_once);
     while let Some((key, result)) = results.next().await {
         let (read_bytes, found) = result?;
         bad.packs.extend(found.map(|found| (key, found)));
@@ -117,7 +149,7 @@ fn wanted_size(vault: &Inner, key: &PackKey) -> Result<u64, ReadError> {
         .map_or(0, |info| u64::from(info.size_bytes)))
 }
 
-async fn look(vault: &Arc<Inner>, key: PackKey) -> Result<(u64, Option<Bad>), ReadError> {
+async fn look_at(vault: &Arc<Inner>, key: PackKey) -> Looked {
     let wanted_bytes = wanted_size(vault, &key)?;
     let bad = match vault.store.size(&key.object()).await? {
         None => Some(Bad::Missing),
@@ -130,7 +162,7 @@ async fn look(vault: &Arc<Inner>, key: PackKey) -> Result<(u64, Option<Bad>), Re
     Ok((0, bad))
 }
 
-async fn read(vault: &Arc<Inner>, key: PackKey) -> Result<(u64, Option<Bad>), ReadError> {
+async fn read_one(vault: &Arc<Inner>, key: PackKey) -> Looked {
     let wanted_bytes = wanted_size(vault, &key)?;
     let bytes = match vault.store.get(&key.object(), PACK_LIMIT_BYTES).await {
         Ok(Some(bytes)) => bytes,

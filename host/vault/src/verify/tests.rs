@@ -12,7 +12,7 @@ use crate::pack::{ChunkKind, Encoder};
 use crate::point::{PointAttachment, PointDisk, PointDraft};
 use crate::session::{Claim, SessionPlan, SessionWriter};
 use crate::store::Store;
-use crate::testing::FaultStore;
+use crate::testing::{Fault, FaultStore, Request};
 use crate::vault::{Encryption, InitOptions, OpenOptions};
 
 const DISK_BYTES: u64 = 1 << 30;
@@ -50,9 +50,15 @@ impl Rig {
     }
 
     async fn verify(&self, host: &str, read_data: bool) -> VerifyReport {
+        let read = if read_data { ReadData::All } else { ReadData::No };
+        self.verify_as(host, read, false).await
+    }
+
+    async fn verify_as(&self, host: &str, read: ReadData, quarantine: bool) -> VerifyReport {
         let plan = VerifyPlan {
             machine: None,
-            read_data,
+            read,
+            quarantine,
         };
         self.host(host).await.verify(plan, &|_| {}).await.unwrap()
     }
@@ -252,8 +258,141 @@ async fn one_machine_is_verified_alone() {
     let other = vault.machine_or_create("db01").await.unwrap();
     let plan = VerifyPlan {
         machine: Some(other),
-        read_data: true,
+        read: ReadData::All,
+        quarantine: false,
     };
     let report = vault.verify(plan, &|_| {}).await.unwrap();
     assert_eq!((report.points, report.packs), (0, 0));
+}
+
+const DATA_PACK: &str = "packs/00000001/00000000/00000001";
+const NODE_PACK: &str = "packs/00000001/00000000/00000000";
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_pack_it_is_quarantined_and_the_points_are_named() {
+    let kinds = ["data chunk", "node chunk", "header", "directory", "trailer", "cut short", "missing", "swapped"];
+    for kind in kinds {
+        let rig = Rig::new().await;
+        let vault = rig.host("a").await;
+        rig.back_up(&vault, [1, 2]).await;
+        let bytes = rig.store.bytes(DATA_PACK).await;
+        let pack = if matches!(kind, "node chunk") { NODE_PACK } else { DATA_PACK };
+        match kind {
+            "data chunk" | "node chunk" => rig.store.flip(pack, 60).await,
+            "header" => rig.store.flip(pack, 20).await,
+            "directory" => rig.store.flip(pack, bytes.len() - 40).await,
+            "trailer" => rig.store.flip(pack, bytes.len() - 1).await,
+            "cut short" => rig.store.replace(pack, bytes.slice(..100)).await,
+            "missing" => rig.store.lose(pack).await,
+            _ => {
+                let node = rig.store.bytes(NODE_PACK).await;
+                rig.store.replace(NODE_PACK, bytes).await;
+                rig.store.replace(DATA_PACK, node).await;
+            }
+        }
+        let report = rig.verify_as("b", ReadData::All, true).await;
+        assert!(!report.is_sound(), "{kind}");
+        assert!(report.quarantined.contains(&pack.to_owned()), "{kind}: {report:?}");
+        assert_eq!(report.not_quarantined, None, "{kind}");
+        // A flip in header or directory leaves the chunks readable by what the index says.
+        if !matches!(kind, "header" | "directory" | "trailer") {
+            assert!(report.damage.iter().any(|damage| !damage.touches.is_empty()), "{kind}: {report:?}");
+        }
+        let again = rig.verify_as("c", ReadData::All, true).await;
+        assert_eq!(again.quarantined, Vec::<String>::new(), "{kind}: it is known by now");
+        assert_eq!(again.damage, report.damage, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_is_known_to_be_damaged_is_read_whatever_is_asked() {
+    let rig = Rig::new().await;
+    rig.back_up(&rig.host("a").await, [1, 2]).await;
+    rig.store.flip(DATA_PACK, 60).await;
+    assert!(rig.verify_as("b", ReadData::No, true).await.is_sound());
+    assert!(!rig.verify_as("b", ReadData::All, true).await.is_sound());
+    let report = rig.verify_as("b", ReadData::No, true).await;
+    assert_eq!(report.packs_read, 1);
+    assert_eq!(report.damage[0].touches, [touched(0, LEAF_START, SLOT_BYTES)]);
+}
+
+#[tokio::test]
+async fn what_lost_only_some_chunks_is_recorded_so() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    rig.back_up(&vault, [1, 2]).await;
+    rig.store.flip(DATA_PACK, 60).await;
+    rig.store.lose(NODE_PACK).await;
+    rig.verify_as("b", ReadData::All, true).await;
+    let record = rig.store.bytes("gclog/00000000").await;
+    let record: serde_json::Value =
+        vault.inner.records().open_json(object::ObjectType::GcLog, "gclog/00000000", &record).unwrap();
+    // The map is gone; the attachment says that the pack of data is needed.
+    assert_eq!(record["packs"], serde_json::json!(["00000001/00000000/00000000", "00000001/00000000/00000001"]));
+    assert_eq!(record["partly"], serde_json::json!(["00000001/00000000/00000001"]));
+}
+
+#[tokio::test]
+async fn damage_is_reported_where_it_cannot_be_recorded() {
+    let rig = Rig::new().await;
+    rig.back_up(&rig.host("a").await, [1, 2]).await;
+    rig.store.flip(DATA_PACK, 60).await;
+    rig.store.inject(Request::Put, "", Fault::Refuse, usize::MAX);
+    let report = rig.verify_as("b", ReadData::All, true).await;
+    assert_eq!(report.damage.len(), 1);
+    assert!(report.not_quarantined.is_some());
+    rig.store.heal();
+    assert!(rig.store.names("gclog").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_counted_piece_whose_chunks_other_pieces_list_was_merged_and_is_no_damage() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    rig.back_up(&vault, [1, 2]).await;
+    let piece = "index/00000001/00000000/00000000";
+    let records = vault.inner.records();
+    let body = records.open(object::ObjectType::Index, piece, &rig.store.bytes(piece).await).unwrap();
+    let merged = "index/00000000/00000000/00000000";
+    rig.store.replace(merged, records.seal(object::ObjectType::Index, merged, &body)).await;
+    rig.store.lose(piece).await;
+    assert!(rig.verify("b", true).await.is_sound());
+    // The same piece gone without another that lists its packs. This host has it in its cache, which does not count.
+    rig.store.lose(merged).await;
+    let report = rig.verify("a", true).await;
+    assert!(report.damage.iter().any(|damage| damage.object == piece), "{report:?}");
+}
+
+#[tokio::test]
+async fn sampled_runs_read_every_pack_in_turn() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    for byte in 0..8 {
+        rig.back_up(&vault, [byte, byte + 100]).await;
+    }
+    let percentage: Percentage = "25%".parse().unwrap();
+    let mut read = 0;
+    for _ in 0..percentage.runs_for_all() {
+        let report = rig.verify_as("b", ReadData::Part(percentage), true).await;
+        assert_eq!(report.packs, 16);
+        assert!(report.packs_read < 16, "{}", report.packs_read);
+        read += report.packs_read;
+    }
+    assert_eq!(read, 16);
+}
+
+#[tokio::test]
+async fn many_lost_chunks_are_told_as_few_findings() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    for byte in 0..3 {
+        rig.back_up(&vault, [byte, byte + 100]).await;
+    }
+    for piece in rig.store.names("index").await {
+        rig.store.lose(&piece).await;
+    }
+    let report = rig.verify_as("b", ReadData::All, true).await;
+    assert_eq!(report.quarantined, Vec::<String>::new());
+    assert!(report.damage.len() < 12, "{report:?}");
+    assert!(gclog::read(vault.inner.records()).await.unwrap().says_chunks_are_lost());
 }

@@ -1,6 +1,6 @@
 //! Walking the maps of points: every node is read, every chunk that they name is looked for.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 
 use super::Touched;
@@ -15,13 +15,16 @@ use crate::vault::Vault;
 
 /// Nodes below which all is well are remembered, so that what points share is walked once: 1 Mi of them take about 40 MiB.
 /// Beyond, shared parts are walked again, which costs time alone.
-const CLEAN_LIMIT: usize = 1 << 20;
+pub(super) const CLEAN_LIMIT: usize = 1 << 20;
 
 /// One walk over many points.
 pub(super) struct Walk<'a> {
     reader: ChunkReader,
     bad: &'a BadPacks,
-    needed: HashSet<PackKey>,
+    quarantined: &'a HashSet<PackKey>,
+    needed: BTreeSet<PackKey>,
+    /// Of the needed ones those that are quarantined, or in which the walk met damage.
+    doubtful: BTreeSet<PackKey>,
     clean: HashSet<ChunkId>,
     chunks: u64,
 }
@@ -45,18 +48,21 @@ impl DiskWalk<'_> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(vault: &Vault, bad: &'a BadPacks) -> Self {
+    pub(super) fn new(vault: &Vault, bad: &'a BadPacks, quarantined: &'a HashSet<PackKey>) -> Self {
         Self {
             reader: vault.chunks(),
             bad,
-            needed: HashSet::new(),
+            quarantined,
+            needed: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
             clean: HashSet::new(),
             chunks: 0,
         }
     }
 
-    pub(super) fn needed_packs(self) -> impl Iterator<Item = PackKey> {
-        self.needed.into_iter()
+    /// The packs that hold the best copy of some chunk, and those of them that must be read to know what they are worth.
+    pub(super) fn into_packs(self) -> (BTreeSet<PackKey>, BTreeSet<PackKey>) {
+        (self.needed, self.doubtful)
     }
 
     /// Chunks looked for, nodes included.
@@ -129,6 +135,7 @@ impl<'a> Walk<'a> {
                 Ok(bytes) => Node::decode(&bytes, level).map(|node| (None, Some(node))),
                 Err(error) if error.is_damage() => {
                     found += 1;
+                    self.doubt(&id).await?;
                     findings.add_error(error, Some(walk.touched(span)));
                     continue;
                 }
@@ -207,6 +214,9 @@ impl<'a> Walk<'a> {
             };
             let key = first.pack.info.key;
             self.needed.insert(key);
+            if self.quarantined.contains(&key) {
+                self.doubtful.insert(key);
+            }
             let error = if self.bad.puts_in_doubt(&key, id) {
                 match self.reader.read_known(id).await {
                     Ok(_) => None,
@@ -219,5 +229,14 @@ impl<'a> Walk<'a> {
             checked.push((*id, error));
         }
         Ok(checked)
+    }
+
+    /// A chunk could not be read: whatever pack holds it is read whole.
+    async fn doubt(&mut self, id: &ChunkId) -> Result<(), ReadError> {
+        for place in self.reader.look_up(std::slice::from_ref(id)).await?.into_iter().flatten() {
+            self.needed.insert(place.pack.info.key);
+            self.doubtful.insert(place.pack.info.key);
+        }
+        Ok(())
     }
 }

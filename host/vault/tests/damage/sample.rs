@@ -8,7 +8,7 @@ use coffre_vault::map::{LEAF_BYTES, LeafBuilder, MapReader, MapWriter, Place};
 use coffre_vault::testing::FaultStore;
 use coffre_vault::{
     ChunkId, ChunkKind, Claim, Credential, Encoder, Encryption, InitOptions, MachineNumber, OpenError, OpenOptions,
-    Point, PointAttachment, PointDisk, PointDraft, SessionNumber, SessionPlan, SessionWriter, Store, Tuning, Vault,
+    Point, PointAttachment, PointDisk, PointDraft, SessionNumber, SessionPlan, ReadData, SessionWriter, Store, Tuning, Vault,
     VerifyPlan, VerifyReport,
 };
 use tempfile::TempDir;
@@ -154,7 +154,7 @@ pub fn told(error: &dyn std::error::Error) -> String {
 
 pub async fn verify(vault: &Vault) -> Result<VerifyReport, String> {
     let plan = VerifyPlan {
-        read_data: true,
+        read: ReadData::All,
         ..VerifyPlan::default()
     };
     vault.verify(plan, &|_| {}).await.map_err(|error| told(&error))
