@@ -104,7 +104,14 @@ async fn make_point(run: &mut Run<'_>) -> Result<Point, JobError> {
     let sent = loop {
         run.enter(Phase::Transfer)?;
         let session = send::begin(run, &base, resumes.take()).await?;
-        let sent = send::transfer(run, &session, &taken, &base).await?;
+        let sent = match send::transfer(run, &session, &taken, &base).await {
+            // What the base needs is damaged, and nobody knew: from now on everybody does. Once more, around it.
+            Err(error) if !run.began_anew && send::quarantine(run, &session, &base, &error).await => {
+                run.once_more(&error)?;
+                continue;
+            }
+            sent => sent?,
+        };
         run.enter(Phase::Commit)?;
         match send::commit(run, &session, &taken, sent).await {
             // Somebody took our session for dead, or an old pack is lost. The snapshot is still there: once more.

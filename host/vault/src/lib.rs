@@ -25,6 +25,7 @@ mod register;
 mod seal;
 mod session;
 mod store;
+mod suspect;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod vault;
@@ -47,7 +48,6 @@ pub use read::{ChunkReader, Location, PackRef, ReadError};
 pub use register::Session;
 pub use session::{BeginError, Claim, CommitError, PutReport, SessionPlan, SessionWriter, WriteError, WriteStats};
 pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions};
+pub use suspect::{Suspect, SuspectPiece, SuspectWalk, Suspects};
 pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Tuning, Vault};
-pub use verify::{
-    Damage, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport,
-};
+pub use verify::{Damage, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport};

@@ -140,7 +140,9 @@ fn what_now(report: &VerifyReport, output: &Output) -> anyhow::Result<()> {
     }
     let lists = |object: &str| object.starts_with("index/") || object.starts_with("chunk ");
     if report.damage.iter().any(|damage| lists(&damage.object)) {
-        output.line("hint: `coffre repair index VAULT` lists again what lies in packs that no piece of the index lists")?;
+        output.line(
+            "hint: `coffre repair index VAULT` lists again what lies in packs that no piece of the index lists",
+        )?;
     }
     output.line("hint: the next `coffre backup` of a machine that still has the damaged bytes stores them again")?;
     Ok(())

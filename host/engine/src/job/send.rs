@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coffre_vault::{
-    BeginError, CommitError, NoteLevel, Point, PointAttachment, SessionPlan, SessionWriter, WriteError,
+    BeginError, CommitError, Note, NoteLevel, Point, PointAttachment, SessionPlan, SessionWriter, WriteError,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -136,8 +136,68 @@ pub(super) async fn transfer(
         Err(error) => return Err(JobError::Panicked(error.to_string())),
     };
     hear_of_lies(run, &results, caught.lock().take())?;
+    tell_what_was_healed(run, &results)?;
     let attachments = store_attachments(session, taken).await?;
     Ok(Sent { results, attachments })
+}
+
+/// Damage that stopped a transfer is recorded, with what else of the base's maps cannot be read, so that the next session
+/// knows. Whether anything was.
+pub(super) async fn quarantine(run: &mut Run<'_>, session: &Session, base: &Base, error: &JobError) -> bool {
+    let JobError::Transfer(transfer) = error else {
+        return false;
+    };
+    let Some(damage) = transfer.damage() else { return false };
+    let machine = session.writer.machine();
+    match run.deps.vault.quarantine(machine, &base.points(), damage).await {
+        Ok(0) => return false,
+        Ok(packs) => tracing::warn!(
+            job = run.id,
+            packs,
+            "packs that the base needs are damaged; they are quarantined"
+        ),
+        Err(error) => {
+            tracing::error!(job = run.id, error = %Chain(&error), "damage that the base has could not be recorded");
+            return false;
+        }
+    }
+    abort(run, owed(session), &error.to_string()).await;
+    true
+}
+
+/// Stands in the point: what was damaged in its base, and whether earlier points are whole again.
+fn tell_what_was_healed(run: &mut Run<'_>, results: &[DiskResult]) -> Result<(), JobError> {
+    for result in results {
+        let healed = result.healed;
+        let disk = Some(result.id.0.clone());
+        if healed.chunks + healed.nodes > 0 {
+            let text = format!(
+                "disk {}: {} damaged chunks and {} damaged nodes of the map ({} bytes) are stored again; earlier points that \
+                 need them are whole again",
+                result.id, healed.chunks, healed.nodes, healed.bytes
+            );
+            run.note(Note {
+                level: NoteLevel::Info,
+                code: "healed".to_owned(),
+                disk: disk.clone(),
+                text,
+            })?;
+        }
+        if healed.lost_chunks + healed.lost_nodes > 0 {
+            let text = format!(
+                "disk {}: {} damaged chunks and {} damaged nodes of the map could not be stored again as they were; this point \
+                 is whole, earlier points that need them stay damaged, and `coffre verify` names them",
+                result.id, healed.lost_chunks, healed.lost_nodes
+            );
+            run.note(Note {
+                level: NoteLevel::Warning,
+                code: "not-healed".to_owned(),
+                disk,
+                text,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// A provider that was caught is not believed any more. The point is right: what it said was not used.

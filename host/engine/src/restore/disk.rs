@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::kept::KeptChunks;
 use super::{DiskRestore, RestoreCounters, RestoreError, RestorePlan, Target};
+use crate::error_chain::Chain;
 use crate::machine::DiskId;
 
 /// What a planner looks at before it asks for chunks: more joins better, and costs more to remember.
@@ -47,6 +48,12 @@ enum Job {
         disk: Arc<Running>,
         start_bytes: u64,
         sealed: Bytes,
+        chunks: Vec<Wanted>,
+        _permit: OwnedSemaphorePermit,
+    },
+    /// What could not be fetched together: each is read alone, from another copy where there is one.
+    Alone {
+        disk: Arc<Running>,
         chunks: Vec<Wanted>,
         _permit: OwnedSemaphorePermit,
     },
@@ -310,6 +317,15 @@ impl Planner<'_> {
                     // Workers stay until all senders are gone, and permits bound what is queued.
                     let _ = jobs.send(job);
                 }
+                Err(source) if source.is_damage() => {
+                    tracing::warn!(pack = pack.name(), error = %Chain(&source), "looking for other copies");
+                    let job = Job::Alone {
+                        disk,
+                        chunks,
+                        _permit: permit,
+                    };
+                    let _ = jobs.send(job);
+                }
                 Err(source) => shared.fail(RestoreError::Read {
                     disk: disk.id.clone(),
                     source,
@@ -351,6 +367,7 @@ fn work(shared: &Shared, inbox: &Receiver<Job>) {
                 plain,
                 pieces,
             } => write(&disk, &id, &plain, &pieces),
+            Job::Alone { disk, chunks, _permit } => chunks.iter().try_for_each(|wanted| alone(shared, &disk, wanted)),
             Job::Fetched {
                 disk,
                 start_bytes,
@@ -365,13 +382,11 @@ fn work(shared: &Shared, inbox: &Receiver<Job>) {
                         disk: disk.id.clone(),
                         chunk: wanted.id,
                     })?;
-                shared
-                    .chunks
-                    .open(&wanted.id, &wanted.location, sealed, &mut decoder, &mut plain)
-                    .map_err(|source| RestoreError::Read {
-                        disk: disk.id.clone(),
-                        source,
-                    })?;
+                let opened = (shared.chunks).open(&wanted.id, &wanted.location, sealed, &mut decoder, &mut plain);
+                if let Err(error) = opened {
+                    tracing::warn!(error = %Chain(&error), "looking for another copy");
+                    return alone(shared, &disk, wanted);
+                }
                 write(&disk, &wanted.id, &plain, &wanted.pieces)?;
                 let used: usize = wanted.pieces.iter().map(|piece| piece.length_bytes as usize).sum();
                 if used < plain.len() {
@@ -384,6 +399,19 @@ fn work(shared: &Shared, inbox: &Receiver<Job>) {
             shared.fail(error);
         }
     }
+}
+
+/// Reads a chunk from whatever copy is good.
+fn alone(shared: &Shared, disk: &Running, wanted: &Wanted) -> Result<(), RestoreError> {
+    let read = shared.handle.block_on(shared.chunks.read(&wanted.id));
+    let plain = read.map_err(|source| RestoreError::Read {
+        disk: disk.id.clone(),
+        source,
+    })?;
+    disk.counters
+        .fetched_bytes
+        .fetch_add(u64::from(wanted.location.stored_bytes), Ordering::Relaxed);
+    write(disk, &wanted.id, &plain, &wanted.pieces)
 }
 
 fn write(disk: &Running, id: &ChunkId, plain: &[u8], pieces: &[Piece]) -> Result<(), RestoreError> {

@@ -1,19 +1,20 @@
 //! One disk's transfer: chooses how to compare, starts planner and readers, assembles, and starts over with a scan where
 //! the provider's word turns out to be worth nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 
 use coffre_vault::map::{Leaf, MapError, MapReader, MapRoot};
-use coffre_vault::{ChunkHasher, ChunkId, ChunkReader, ComparedHow, Encoder, SessionWriter, Vault};
+use coffre_vault::{ChunkHasher, ChunkId, ChunkReader, ComparedHow, Encoder, SessionWriter, Suspects, Vault};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::assemble::{Assembled, Assembler};
 use super::buffer::{Buffers, PER_DISK};
+use super::heal::{self, Mend};
 use super::plan;
 use super::segment::{Segment, SegmentDone, Work};
 use super::work;
@@ -35,6 +36,8 @@ const LEAVES_KEPT: usize = 16;
 pub struct Shared {
     pub vault: Vault,
     pub writer: SessionWriter,
+    /// What the vault has no good copy of, if anything.
+    pub suspects: Option<Suspects>,
     pub hasher: ChunkHasher,
     pub machine: String,
     pub cache_folder: PathBuf,
@@ -69,16 +72,20 @@ pub struct BaseMap {
     pub size_bytes: u64,
     chunks: ChunkReader,
     map: Mutex<MapReader<ChunkReader>>,
+    /// Nodes that cannot be read.
+    absent: Arc<HashSet<ChunkId>>,
     leaves: Mutex<HashMap<u64, Option<Arc<Leaf>>>>,
     handle: tokio::runtime::Handle,
 }
 
 impl BaseMap {
-    fn new(base: &DiskBase, shared: &Shared) -> Result<Self, MapError> {
+    fn new(base: &DiskBase, shared: &Shared, absent: &Arc<HashSet<ChunkId>>) -> Result<Self, MapError> {
         let chunks = shared.vault.chunks();
+        let map = MapReader::new(chunks.clone(), base.root)?.without(absent.clone());
         Ok(Self {
             size_bytes: base.size_bytes,
-            map: Mutex::new(MapReader::new(chunks.clone(), base.root)?),
+            map: Mutex::new(map),
+            absent: absent.clone(),
             chunks,
             leaves: Mutex::new(HashMap::new()),
             handle: shared.handle.clone(),
@@ -110,7 +117,7 @@ impl BaseMap {
     /// A reader of its own, for who walks the map in order.
     pub fn reader(&self) -> Result<MapReader<ChunkReader>, MapError> {
         let root = self.map.lock().root();
-        MapReader::new(self.chunks.clone(), root)
+        Ok(MapReader::new(self.chunks.clone(), root)?.without(self.absent.clone()))
     }
 
     /// A chunk's plain bytes. Blocks.
@@ -128,6 +135,8 @@ pub struct DiskRun {
     pub source: Arc<dyn DiskSource>,
     pub base: Option<BaseMap>,
     pub compare: Compare,
+    /// What of the base is not to be taken over.
+    pub mend: Arc<Mend>,
     pub counters: Arc<DiskCounters>,
     pub done: Sender<Message>,
 }
@@ -240,6 +249,11 @@ fn transfer_disk(shared: &Arc<Shared>, work: &Sender<Work>, disk: DiskTransfer) 
         tracked,
         counters,
     } = disk;
+    let mend = match (&base, &shared.suspects) {
+        (Some(base), Some(suspects)) => heal::mend(shared, suspects, &id, &*source, base, &counters)?,
+        _ => Mend::default(),
+    };
+    let mend = Arc::new(mend);
     let attempt = |tracked: Result<Box<dyn ChangeList>, String>| {
         counters.reset();
         Attempt {
@@ -248,6 +262,7 @@ fn transfer_disk(shared: &Arc<Shared>, work: &Sender<Work>, disk: DiskTransfer) 
             id: &id,
             source: &source,
             base: base.as_ref(),
+            mend: &mend,
             counters: &counters,
         }
         .run(tracked)
@@ -292,6 +307,7 @@ struct Attempt<'a> {
     id: &'a DiskId,
     source: &'a Arc<dyn DiskSource>,
     base: Option<&'a DiskBase>,
+    mend: &'a Arc<Mend>,
     counters: &'a Arc<DiskCounters>,
 }
 
@@ -320,10 +336,14 @@ impl Attempt<'_> {
             .base
             .map(|base| BaseDigests::open(&path, &self.binding(base.size_bytes, base.point.0)));
         let base = match self.base {
-            Some(base) => Some(BaseMap::new(base, shared).map_err(|source| TransferError::Base {
-                disk: self.id.clone(),
-                source: Box::new(source),
-            })?),
+            Some(base) => {
+                Some(
+                    BaseMap::new(base, shared, &self.mend.absent).map_err(|source| TransferError::Base {
+                        disk: self.id.clone(),
+                        source: Box::new(source),
+                    })?,
+                )
+            }
             None => None,
         };
         let (list, compare, how, why, stale) = match (tracked, kept) {
@@ -363,6 +383,7 @@ impl Attempt<'_> {
             source: self.source.clone(),
             base,
             compare,
+            mend: self.mend.clone(),
             counters: self.counters.clone(),
             done,
         });
@@ -459,11 +480,12 @@ impl Attempt<'_> {
             how,
             why,
             base: self.base.map(|base| base.point),
-            read_bytes: counters.read_bytes.load(Ordering::Relaxed),
+            read_bytes: counters.read_bytes.load(Ordering::Relaxed) + self.mend.read_bytes,
             changed_bytes: counters.changed_bytes.load(Ordering::Relaxed),
             sampled_bytes: counters.sampled_bytes.load(Ordering::Relaxed),
             stored_bytes: counters.stored_bytes.load(Ordering::Relaxed),
             tracking_lied_at: None,
+            healed: self.mend.healed,
             keep,
         }
     }

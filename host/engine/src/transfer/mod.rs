@@ -13,6 +13,7 @@
 mod assemble;
 mod buffer;
 mod disk;
+mod heal;
 mod plan;
 mod segment;
 mod work;
@@ -22,12 +23,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use coffre_vault::map::{MapError, MapRoot};
-use coffre_vault::{ComparedHow, SessionNumber, SessionWriter, Vault, WriteError};
+use coffre_vault::{ComparedHow, ReadError, SessionNumber, SessionWriter, Vault, WriteError};
 
 use crate::digest::{BaseDigests, DigestBinding, DigestError, NewDigests};
 use crate::machine::DiskId;
 use crate::provider::ChangeList;
 use crate::source::{DiskSource, SourceError};
+
+pub use heal::Healed;
 
 /// Disks that are read at the same time; more wait. Each costs four threads and at most [`buffer::PER_DISK`] buffers.
 pub const DISKS_AT_ONCE: usize = 8;
@@ -106,6 +109,8 @@ pub struct DiskResult {
     pub stored_bytes: u64,
     /// Where the sample found a change that the provider had not named.
     pub tracking_lied_at: Option<u64>,
+    /// What was damaged in the base.
+    pub healed: Healed,
     keep: KeepDigests,
 }
 
@@ -144,8 +149,28 @@ pub enum TransferError {
     Write { disk: DiskId, source: WriteError },
     #[error("read the base of disk {disk}")]
     Base { disk: DiskId, source: Box<MapError> },
+    #[error("look for what is damaged in the base of disk {disk}")]
+    Heal { disk: DiskId, source: ReadError },
+    #[error("look for what is damaged in the vault")]
+    Suspects { source: WriteError },
     #[error("the transfer was cancelled")]
     Cancelled,
+}
+
+impl TransferError {
+    /// What of the vault was found damaged, if that is what stopped the transfer. Once it is quarantined, another session
+    /// heals it or goes around it.
+    pub fn damage(&self) -> Option<&ReadError> {
+        let source = match self {
+            Self::Heal { source, .. } => source,
+            Self::Base { source, .. } => match &**source {
+                MapError::Read { source, .. } => source,
+                MapError::Node { .. } | MapError::Root(_) => return None,
+            },
+            Self::Source { .. } | Self::Write { .. } | Self::Suspects { .. } | Self::Cancelled => return None,
+        };
+        source.is_damage().then_some(source)
+    }
 }
 
 /// Transfers all disks and waits for them. Blocks: call it off the runtime, whose `handle` it uses for the vault.
@@ -160,7 +185,11 @@ pub fn run(plan: TransferPlan, handle: &tokio::runtime::Handle) -> Result<Vec<Di
         disks,
         cancel,
     } = plan;
+    let suspects = handle
+        .block_on(writer.suspects())
+        .map_err(|source| TransferError::Suspects { source })?;
     let shared = Arc::new(disk::Shared {
+        suspects,
         hasher: vault.hasher(),
         vault,
         writer,

@@ -320,6 +320,10 @@ struct ChangeStream<'a> {
     resized_from: Option<u64>,
     /// How far the part past it has been queued.
     resized_to: u64,
+    /// What counts as changed because the base is damaged there; sorted.
+    unsure: std::collections::VecDeque<Range<u64>>,
+    /// The next range of both.
+    next: Option<Range<u64>>,
 }
 
 impl<'a> ChangeStream<'a> {
@@ -328,6 +332,8 @@ impl<'a> ChangeStream<'a> {
         let base_bytes = run.base.as_ref().map_or(0, |base| base.size_bytes);
         let resized_from = (size_bytes != base_bytes).then(|| size_bytes.min(base_bytes) / SECTOR_BYTES * SECTOR_BYTES);
         let resized_to = resized_from.unwrap_or(0);
+        // Past the disk's end there is nothing to read; of its last leaf the rest is zero.
+        let end_bytes = size_bytes.next_multiple_of(LEAF_BYTES);
         Self {
             run,
             list: Some(list),
@@ -335,6 +341,13 @@ impl<'a> ChangeStream<'a> {
             end_bytes: 0,
             resized_from,
             resized_to,
+            unsure: run
+                .mend
+                .unsure
+                .iter()
+                .map(|range| range.start..range.end.min(end_bytes))
+                .collect(),
+            next: None,
         }
     }
 
@@ -410,8 +423,36 @@ impl<'a> ChangeStream<'a> {
     }
 
     fn peek(&mut self) -> Result<Option<Range<u64>>, Stop> {
-        self.fill()?;
-        Ok(self.queue.front().cloned())
+        if self.next.is_none() {
+            self.next = self.join()?;
+        }
+        Ok(self.next.clone())
+    }
+
+    /// Takes the first range of the provider's and the unsure ones, and all that touch it.
+    fn join(&mut self) -> Result<Option<Range<u64>>, Stop> {
+        let mut joined: Option<Range<u64>> = None;
+        loop {
+            self.fill()?;
+            let changed = self.queue.front().map_or(u64::MAX, |range| range.start);
+            let unsure = self.unsure.front().map_or(u64::MAX, |range| range.start);
+            if joined.as_ref().is_some_and(|range| changed.min(unsure) > range.end) {
+                return Ok(joined);
+            }
+            let from = if changed <= unsure {
+                &mut self.queue
+            } else {
+                &mut self.unsure
+            };
+            let Some(range) = from.pop_front() else {
+                return Ok(joined);
+            };
+            match &mut joined {
+                Some(joined) => joined.end = joined.end.max(range.end),
+                None if range.start < range.end => joined = Some(range),
+                None => {}
+            }
+        }
     }
 
     /// Takes the changes that lie in the slot from `start` on, relative to it.
@@ -428,11 +469,7 @@ impl<'a> ChangeStream<'a> {
                 Some(last) if from <= last.end => last.end = last.end.max(to),
                 _ => runs.push(from..to),
             }
-            if end == range.end {
-                self.queue.pop_front();
-            } else if let Some(front) = self.queue.front_mut() {
-                front.start = end;
-            }
+            self.next = (end < range.end).then_some(end..range.end);
             if end == start + SLOT_BYTES {
                 break;
             }

@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 use coffre_vault::map::{LEAF_BYTES, Leaf, PAGE_BYTES, Place, SLOT_BYTES};
 use coffre_vault::{ChunkId, ChunkKind, Claim, Encoder};
 
-use super::TransferError;
-use super::disk::{Compare, DiskRun};
+use super::disk::{Compare, DiskRun, Shared};
 use super::plan::{WHOLE_PAGES, pages_apart};
 use super::segment::{BLOCKS_PER_SEGMENT, Run, SLOTS_PER_SEGMENT, Segment, SegmentDone, SlotDone, SlotPlan};
-use crate::digest::{BLOCK_BYTES, BLOCKS_PER_SLOT, Digest, ZERO, hash_slot, is_zero};
+use super::{DiskCounters, TransferError};
+use crate::digest::{BLOCK_BYTES, BLOCKS_PER_SLOT, Digest, UNKNOWN, ZERO, hash_slot, is_zero};
+use crate::machine::DiskId;
 
 const SLOT: usize = SLOT_BYTES as usize;
 /// A slot with this many of its eight blocks changed is written whole.
@@ -74,12 +75,22 @@ pub fn process(run: &DiskRun, mut segment: Segment, encoder: &mut Encoder) -> Re
     let mut base_digests = [ZERO; BLOCKS_PER_SEGMENT];
     if let Compare::Digests(base) = &run.compare {
         base.read(segment.index * BLOCKS_PER_SEGMENT as u64, &mut base_digests);
+        if !run.mend.unsure.is_empty() {
+            for (block, digest) in base_digests.iter_mut().enumerate() {
+                let start = segment.start_bytes() + block as u64 * BLOCK_BYTES;
+                if run.mend.unsure.touch(start..start + BLOCK_BYTES) {
+                    *digest = UNKNOWN;
+                }
+            }
+        }
     }
     let mut lied_at = None;
     let mut slots = Vec::with_capacity(SLOTS_PER_SEGMENT);
     for (position, plan) in segment.slots.iter().enumerate() {
+        let start = segment.start_bytes() + (position * SLOT) as u64;
         let at = Slot {
             in_leaf: segment.slot_in_leaf(position) * SLOT_BYTES as u32,
+            unsure: run.mend.unsure.touch(start..start + SLOT_BYTES),
         };
         let bytes = match &segment.buffer {
             Some(buffer) => &buffer[position * SLOT..(position + 1) * SLOT],
@@ -104,7 +115,7 @@ pub fn process(run: &DiskRun, mut segment: Segment, encoder: &mut Encoder) -> Re
             SlotPlan::Sample => {
                 run.counters.sampled_bytes.fetch_add(SLOT_BYTES, Ordering::Relaxed);
                 if !worker.as_in_base(at, bytes)? {
-                    lied_at.get_or_insert(segment.start_bytes() + (position * SLOT) as u64);
+                    lied_at.get_or_insert(start);
                 }
                 SlotDone::Keep
             }
@@ -124,6 +135,8 @@ pub fn process(run: &DiskRun, mut segment: Segment, encoder: &mut Encoder) -> Re
 #[derive(Clone, Copy)]
 struct Slot {
     in_leaf: u32,
+    /// The base may have nothing here that can be relied on, even where its ids say the same.
+    unsure: bool,
 }
 
 struct Worker<'a> {
@@ -178,7 +191,7 @@ impl Worker<'_> {
                 self.store(id, bytes)?
             }
             Compare::Map => {
-                if self.base_leaf()?.aligned_chunk(at.in_leaf / SLOT_BYTES as u32) == Some(id) {
+                if !at.unsure && self.base_leaf()?.aligned_chunk(at.in_leaf / SLOT_BYTES as u32) == Some(id) {
                     SlotDone::Keep
                 } else {
                     self.changed(SLOT_BYTES);
@@ -213,7 +226,7 @@ impl Worker<'_> {
             return Ok(SlotDone::Zero);
         }
         let id = self.run.shared.hasher.id(bytes);
-        if self.base_leaf()?.aligned_chunk(at.in_leaf / SLOT_BYTES as u32) == Some(id) {
+        if !at.unsure && self.base_leaf()?.aligned_chunk(at.in_leaf / SLOT_BYTES as u32) == Some(id) {
             return Ok(SlotDone::Keep);
         }
         self.changed(SLOT_BYTES);
@@ -272,14 +285,27 @@ pub fn store(
     bytes: &[u8],
     encoder: &mut Encoder,
 ) -> Result<(), TransferError> {
+    store_for(&run.shared, &run.id, &run.counters, kind, id, bytes, encoder)
+}
+
+/// As [`store`], outside of a run.
+pub fn store_for(
+    shared: &Shared,
+    disk: &DiskId,
+    counters: &DiskCounters,
+    kind: ChunkKind,
+    id: ChunkId,
+    bytes: &[u8],
+    encoder: &mut Encoder,
+) -> Result<(), TransferError> {
     let failed = |source| TransferError::Write {
-        disk: run.id.clone(),
+        disk: disk.clone(),
         source,
     };
-    let writer = &run.shared.writer;
+    let writer = &shared.writer;
     if writer.claim(&id).map_err(failed)? == Claim::New {
         let put = writer.put(kind, id, bytes, encoder).map_err(failed)?;
-        run.counters
+        counters
             .stored_bytes
             .fetch_add(u64::from(put.stored_bytes), Ordering::Relaxed);
     }

@@ -8,7 +8,7 @@
 //! Lookups take no lock: they go to files that are open, which stay readable after another process has merged and unlinked
 //! them. What is wrong with the folder is cured by starting anew.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -109,6 +109,19 @@ impl LocalIndex {
     /// Every place where the index has seen a chunk.
     pub(crate) fn candidates(&self, id: &ChunkId) -> io::Result<Vec<Found>> {
         Ok(self.chunks.lookup(id.as_bytes())?.iter().map(decode_chunk).collect())
+    }
+
+    /// Whether some chunk lies in these packs and in no other. Reads all of the index.
+    pub(crate) fn any_only_in(&self, packs: &HashSet<PackKey>) -> io::Result<bool> {
+        self.chunks.any(|record| {
+            let there = packs.contains(&decode_chunk(record).pack);
+            Ok(there && {
+                let mut id = [0; ChunkId::LENGTH];
+                id.copy_from_slice(&record[..ChunkId::LENGTH]);
+                let places = self.candidates(&ChunkId(id))?;
+                places.iter().all(|place| packs.contains(&place.pack))
+            })
+        })
     }
 
     pub(crate) fn pack(&self, key: &PackKey) -> io::Result<Option<PackInfo>> {

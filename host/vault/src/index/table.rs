@@ -69,6 +69,28 @@ impl<const N: usize> Table<N> {
         Ok(found)
     }
 
+    /// Whether a record has a property. Reads all of them, from first to last, until one has.
+    pub(super) fn any(&self, mut has: impl FnMut(&[u8; N]) -> io::Result<bool>) -> io::Result<bool> {
+        let (memory, runs) = {
+            let state = self.state.read();
+            let memory: Vec<[u8; N]> = state.memory.iter().chain(state.frozen.iter()).copied().collect();
+            (memory, state.runs.clone())
+        };
+        for record in &memory {
+            if has(record)? {
+                return Ok(true);
+            }
+        }
+        for run in &runs {
+            for record in run.records() {
+                if has(&record?)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Replaces the runs by those that a manifest names.
     pub(super) fn set_runs(&self, folder: &Path, names: &[String]) -> io::Result<()> {
         let runs = names

@@ -1,5 +1,8 @@
 //! Reading a map from its root.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -39,6 +42,8 @@ pub struct MapReader<S> {
     root: Option<MapRoot>,
     /// The node last used, by level; its number in spans of that level.
     path: Vec<Option<(u64, Node)>>,
+    /// Nodes that are taken for zero: they cannot be read, and what lay below is told in another way.
+    absent: Arc<HashSet<ChunkId>>,
 }
 
 impl<S: NodeSource> MapReader<S> {
@@ -52,7 +57,16 @@ impl<S: NodeSource> MapReader<S> {
             source,
             root,
             path: vec![None; usize::from(MAX_LEVEL) + 1],
+            absent: Arc::default(),
         })
+    }
+
+    /// The same map without some nodes that cannot be read: what they covered reads as zero.
+    pub fn without(mut self, absent: Arc<HashSet<ChunkId>>) -> Self {
+        self.root = self.root.filter(|root| !absent.contains(&root.id));
+        self.path.fill(None);
+        self.absent = absent;
+        self
     }
 
     pub fn root(&self) -> Option<MapRoot> {
@@ -90,7 +104,9 @@ impl<S: NodeSource> MapReader<S> {
                 Some((_, node)) => node.child((child_index % FANOUT as u64) as usize),
                 None => None,
             };
-            let Some(id) = child else { return Ok(None) };
+            let Some(id) = child.filter(|id| !self.absent.contains(id)) else {
+                return Ok(None);
+            };
             at -= 1;
             let node = self.load(id, at).await?;
             self.path[usize::from(at)] = Some((child_index, node));
@@ -117,7 +133,8 @@ impl<S: NodeSource> MapReader<S> {
             return Ok((index == 0).then_some(root.id));
         }
         let node = self.inner(level + 1, index / FANOUT as u64).await?;
-        Ok(node.and_then(|node| node.child((index % FANOUT as u64) as usize)))
+        let child = node.and_then(|node| node.child((index % FANOUT as u64) as usize));
+        Ok(child.filter(|id| !self.absent.contains(id)))
     }
 
     /// The leaf of this number; none where all is zero.

@@ -20,6 +20,7 @@ use crate::object::{ObjectType, PackKey};
 use crate::pack::{
     Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, encode_piece,
 };
+use crate::suspect::{self, Suspects};
 use crate::vault::Inner;
 
 /// How attachments are cut.
@@ -236,6 +237,17 @@ impl SessionWriter {
             sent.pieces - 1
         };
         self.shared.send_piece(number, listings).await
+    }
+
+    /// What the vault has no good copy of, as far as this session knows: ask before taking over anything from a base.
+    /// None: nothing. May read all of the local index.
+    pub async fn suspects(&self) -> Result<Option<Suspects>, WriteError> {
+        let found = self
+            .shared
+            .off_runtime(|shared| suspect::suspects(&shared.vault, &shared.log));
+        found.await?.map_err(|source| WriteError::Cache {
+            source: Arc::new(source),
+        })
     }
 
     pub fn stats(&self) -> WriteStats {

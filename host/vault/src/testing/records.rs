@@ -30,6 +30,8 @@ pub async fn write_log(vault: &Vault, machine: MachineNumber) {
     };
     let quarantine = GcWhat::Quarantine {
         packs: vec![pack(1)],
+        partly: vec![pack(1)],
+        chunks_lost: 2,
         reason: "damaged".to_owned(),
     };
     let checkpoint = GcWhat::Checkpoint(Checkpoint {

@@ -301,6 +301,17 @@ impl Vault {
         clean::clean(&self.inner, plan, progress).await
     }
 
+    /// Says to all writers what a reader of these points has met: the pack that `damage` names, and every pack that holds a
+    /// node of their maps which cannot be read. Gives how many packs and lost chunks that were.
+    pub async fn quarantine(
+        &self,
+        machine: MachineNumber,
+        points: &[SessionNumber],
+        damage: &ReadError,
+    ) -> Result<usize, ReadError> {
+        verify::quarantine_unreadable(self, machine, points, damage).await
+    }
+
     /// Proves that points can be restored. Damage is in the report; an error means that it could not be looked for.
     pub async fn verify(
         &self,

@@ -22,6 +22,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::fate;
 use crate::gclog::{self, Broken, GcLog};
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
@@ -32,8 +33,8 @@ use crate::register::{self, Decision, PointRecord};
 use crate::vault::Vault;
 use damage::Findings;
 use packs::BadPacks;
-pub use sample::{Percentage, PercentageError};
 use sample::Sample;
+pub use sample::{Percentage, PercentageError};
 use walk::Walk;
 
 /// How much of the data is read.
@@ -136,6 +137,40 @@ pub(crate) async fn verify(
         sample.done(vault).await;
     }
     Ok(report)
+}
+
+/// For who has met damage while reading points. Looks at all of their maps, so that what is wrong is known at once and not one
+/// node after the other.
+pub(crate) async fn quarantine_unreadable(
+    vault: &Vault,
+    machine: MachineNumber,
+    points: &[SessionNumber],
+    damage: &ReadError,
+) -> Result<usize, ReadError> {
+    let log = gclog::read(vault.inner.records()).await?;
+    let none = BadPacks::default();
+    let mut walk = Walk::new(vault, &none, log.quarantined());
+    let mut findings = Findings::default();
+    for number in points {
+        if let Some(PointRecord::Commit { point }) =
+            register::point_record(vault.inner.records(), machine, *number).await?
+        {
+            walk.point(&point, &mut findings).await?;
+        }
+    }
+    let (_, mut doubtful) = walk.into_packs();
+    let named = match damage {
+        ReadError::ChunkDamaged { pack, .. } | ReadError::PackMissing(pack) => PackKey::parse(pack),
+        ReadError::Damaged { object, .. } => object.strip_prefix("packs/").and_then(PackKey::parse),
+        _ => None,
+    };
+    doubtful.extend(named);
+    let bad = packs::read(vault, doubtful, &mut VerifyProgress::default(), &|_| {}).await?;
+    let mut broken = bad.broken();
+    broken.chunks_lost = findings.chunks_lost() + u64::from(matches!(damage, ReadError::ChunkMissing(_)));
+    let lost = usize::from(broken.chunks_lost > 0 && !log.says_chunks_are_lost());
+    let packs = gclog::record_damage(vault.inner.records(), &broken, "met by a backup").await?;
+    Ok(packs.len() + lost)
 }
 
 /// Findings count also where they cannot be recorded, as with credentials that only read.
@@ -271,14 +306,13 @@ impl Run<'_> {
                     number,
                 };
                 match decision {
-                    Ok(Decision::Committed(_)) => match register::fate(records, machine, number).await {
-                        Ok(Fate::Purged) => {}
-                        Ok(Fate::Kept | Fate::Forgotten) => points.push(point),
-                        Err(error) if error.is_damage() => {
-                            self.findings.add_error(error, Some(point.touched()));
+                    Ok(Decision::Committed(_)) => match fate::read(records, machine, number).await {
+                        Ok(register) if register.fate == Fate::Purged => {}
+                        Ok(_) => points.push(point),
+                        Err(error) => {
+                            self.findings.add_unread(error)?;
                             points.push(point);
                         }
-                        Err(error) => return Err(error),
                     },
                     Ok(Decision::Undecided(_) | Decision::Aborted) => {}
                     Err(error) => self.findings.add_error(error, Some(point.touched())),
@@ -308,7 +342,8 @@ impl Run<'_> {
             Ok(Some(PointRecord::Commit { point })) => Ok(Some(*point)),
             Ok(Some(PointRecord::Abort { .. }) | None) => {
                 let object = object::point(name.machine, name.number);
-                self.findings.add(&object, "it is not there any more", Some(name.touched()));
+                self.findings
+                    .add(&object, "it is not there any more", Some(name.touched()));
                 Ok(None)
             }
             Err(error) if error.is_damage() => {

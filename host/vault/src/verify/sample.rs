@@ -52,7 +52,10 @@ impl FromStr for Percentage {
     fn from_str(text: &str) -> Result<Self, PercentageError> {
         let number = text.strip_suffix('%').unwrap_or(text).trim_end();
         let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        let millionths = number.parse::<f64>().ok().map(|number| number * f64::from(WHOLE) / 100.0);
+        let millionths = number
+            .parse::<f64>()
+            .ok()
+            .map(|number| number * f64::from(WHOLE) / 100.0);
         match millionths {
             Some(millionths) if plain && (1.0..=f64::from(WHOLE)).contains(&millionths) => Ok(Self {
                 millionths: millionths as u32,

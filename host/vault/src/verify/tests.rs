@@ -270,13 +270,26 @@ const NODE_PACK: &str = "packs/00000001/00000000/00000000";
 
 #[tokio::test]
 async fn whatever_is_wrong_with_a_pack_it_is_quarantined_and_the_points_are_named() {
-    let kinds = ["data chunk", "node chunk", "header", "directory", "trailer", "cut short", "missing", "swapped"];
+    let kinds = [
+        "data chunk",
+        "node chunk",
+        "header",
+        "directory",
+        "trailer",
+        "cut short",
+        "missing",
+        "swapped",
+    ];
     for kind in kinds {
         let rig = Rig::new().await;
         let vault = rig.host("a").await;
         rig.back_up(&vault, [1, 2]).await;
         let bytes = rig.store.bytes(DATA_PACK).await;
-        let pack = if matches!(kind, "node chunk") { NODE_PACK } else { DATA_PACK };
+        let pack = if matches!(kind, "node chunk") {
+            NODE_PACK
+        } else {
+            DATA_PACK
+        };
         match kind {
             "data chunk" | "node chunk" => rig.store.flip(pack, 60).await,
             "header" => rig.store.flip(pack, 20).await,
@@ -296,7 +309,10 @@ async fn whatever_is_wrong_with_a_pack_it_is_quarantined_and_the_points_are_name
         assert_eq!(report.not_quarantined, None, "{kind}");
         // A flip in header or directory leaves the chunks readable by what the index says.
         if !matches!(kind, "header" | "directory" | "trailer") {
-            assert!(report.damage.iter().any(|damage| !damage.touches.is_empty()), "{kind}: {report:?}");
+            assert!(
+                report.damage.iter().any(|damage| !damage.touches.is_empty()),
+                "{kind}: {report:?}"
+            );
         }
         let again = rig.verify_as("c", ReadData::All, true).await;
         assert_eq!(again.quarantined, Vec::<String>::new(), "{kind}: it is known by now");
@@ -325,10 +341,16 @@ async fn what_lost_only_some_chunks_is_recorded_so() {
     rig.store.lose(NODE_PACK).await;
     rig.verify_as("b", ReadData::All, true).await;
     let record = rig.store.bytes("gclog/00000000").await;
-    let record: serde_json::Value =
-        vault.inner.records().open_json(object::ObjectType::GcLog, "gclog/00000000", &record).unwrap();
+    let record: serde_json::Value = vault
+        .inner
+        .records()
+        .open_json(object::ObjectType::GcLog, "gclog/00000000", &record)
+        .unwrap();
     // The map is gone; the attachment says that the pack of data is needed.
-    assert_eq!(record["packs"], serde_json::json!(["00000001/00000000/00000000", "00000001/00000000/00000001"]));
+    assert_eq!(
+        record["packs"],
+        serde_json::json!(["00000001/00000000/00000000", "00000001/00000000/00000001"])
+    );
     assert_eq!(record["partly"], serde_json::json!(["00000001/00000000/00000001"]));
 }
 
@@ -352,9 +374,13 @@ async fn a_counted_piece_whose_chunks_other_pieces_list_was_merged_and_is_no_dam
     rig.back_up(&vault, [1, 2]).await;
     let piece = "index/00000001/00000000/00000000";
     let records = vault.inner.records();
-    let body = records.open(object::ObjectType::Index, piece, &rig.store.bytes(piece).await).unwrap();
+    let body = records
+        .open(object::ObjectType::Index, piece, &rig.store.bytes(piece).await)
+        .unwrap();
     let merged = "index/00000000/00000000/00000000";
-    rig.store.replace(merged, records.seal(object::ObjectType::Index, merged, &body)).await;
+    rig.store
+        .replace(merged, records.seal(object::ObjectType::Index, merged, &body))
+        .await;
     rig.store.lose(piece).await;
     assert!(rig.verify("b", true).await.is_sound());
     // The same piece gone without another that lists its packs. This host has it in its cache, which does not count.

@@ -233,7 +233,13 @@ impl<'a> Walk<'a> {
 
     /// A chunk could not be read: whatever pack holds it is read whole.
     async fn doubt(&mut self, id: &ChunkId) -> Result<(), ReadError> {
-        for place in self.reader.look_up(std::slice::from_ref(id)).await?.into_iter().flatten() {
+        for place in self
+            .reader
+            .look_up(std::slice::from_ref(id))
+            .await?
+            .into_iter()
+            .flatten()
+        {
             self.needed.insert(place.pack.info.key);
             self.doubtful.insert(place.pack.info.key);
         }

@@ -8,8 +8,8 @@ use coffre_vault::map::{LEAF_BYTES, LeafBuilder, MapReader, MapWriter, Place};
 use coffre_vault::testing::FaultStore;
 use coffre_vault::{
     ChunkId, ChunkKind, Claim, Credential, Encoder, Encryption, InitOptions, MachineNumber, OpenError, OpenOptions,
-    Point, PointAttachment, PointDisk, PointDraft, SessionNumber, SessionPlan, ReadData, SessionWriter, Store, Tuning, Vault,
-    VerifyPlan, VerifyReport,
+    Point, PointAttachment, PointDisk, PointDraft, ReadData, SessionNumber, SessionPlan, SessionWriter, Store, Tuning,
+    Vault, VerifyPlan, VerifyReport,
 };
 use tempfile::TempDir;
 use zeroize::Zeroizing;
