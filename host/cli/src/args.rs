@@ -72,6 +72,7 @@ pub enum Command {
     Unpin(UnpinArgs),
     Verify(VerifyArgs),
     Clean(CleanArgs),
+    Repair(RepairArgs),
     Jobs(JobsArgs),
     Config(ConfigArgs),
     Plugin(PluginArgs),
@@ -348,6 +349,32 @@ pub struct CleanArgs {
     /// Leave packs that are younger than this [default: 72h]
     #[arg(long, value_name = "DURATION", value_parser = coffre_engine::config::parse_duration, conflicts_with = "force")]
     pub minimum_age: Option<Duration>,
+}
+
+/// Make good what a vault has lost and can be had from what is left
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre repair index main")]
+pub struct RepairArgs {
+    #[command(subcommand)]
+    pub command: RepairCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RepairCommand {
+    Index(RepairIndexArgs),
+}
+
+/// Rebuild the vault's index from its packs
+///
+/// Without the index nothing can be found in a vault, but every pack says at its end what it holds. Packs that no readable
+/// piece of the index lists are listed again. Nothing is deleted or overwritten; it may run beside backups.
+#[derive(Debug, Args)]
+pub struct RepairIndexArgs {
+    /// The vault's name in the configuration
+    #[arg(value_name = "VAULT")]
+    pub vault: String,
 }
 
 /// What jobs did: phases, hooks, disks, outcomes

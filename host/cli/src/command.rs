@@ -11,12 +11,13 @@ mod init;
 mod jobs;
 mod plugin;
 mod points;
+mod repair;
 mod restore;
 mod verify;
 
 use anyhow::Context;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, RepairCommand};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::stop;
@@ -47,6 +48,9 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Unpin(args) => stop::or_dropped(fate::unpin(args, global, output)).await,
         Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
         Command::Clean(args) => stop::or_dropped(clean::run(args, global, output)).await,
+        Command::Repair(args) => match &args.command {
+            RepairCommand::Index(args) => stop::or_dropped(repair::index(args, global, output)).await,
+        },
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
         Command::Completions(args) => completions::run(args, output),

@@ -13,7 +13,9 @@ use coffre_engine::secret::SecretError;
 use coffre_engine::state::StateError;
 use coffre_engine::{HookFailure, HookFailureKind, ProviderError, ProviderErrorKind};
 use coffre_sandbox::PluginError;
-use coffre_vault::{CleanError, FateError, InitError, KeyError, OpenError, ReadError, StoreError};
+use coffre_vault::{
+    CleanError, CommitError, FateError, InitError, KeyError, OpenError, ReadError, RepairError, StoreError,
+};
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +143,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, target))
         .or_else(|| one(cause, read))
         .or_else(|| one(cause, fate))
+        .or_else(|| one(cause, repair))
         .or_else(|| one(cause, |error: &PluginError| (Some(plugin(error)), error.hint())))
         .or_else(|| {
             one(cause, |error: &ProviderError| {
@@ -312,6 +315,16 @@ fn clean(error: &CleanError) -> Known {
         _ => return (None, None),
     };
     (Some(exit), Some(hint.to_owned()))
+}
+
+fn repair(error: &RepairError) -> Known {
+    match error {
+        RepairError::Commit(CommitError::Fenced { .. }) => {
+            let hint = "a clean-up began meanwhile; what was written stays: run it again";
+            (Some(Exit::TryAgain), Some(hint.to_owned()))
+        }
+        _ => (None, None),
+    }
 }
 
 fn plugin(error: &PluginError) -> Exit {

@@ -151,6 +151,11 @@ pub(crate) struct ReaderState {
 }
 
 impl ReaderState {
+    /// Packs that answered 404.
+    pub(crate) fn gone(&self) -> Vec<PackKey> {
+        self.gone.lock().iter().copied().collect()
+    }
+
     pub(crate) fn doubt(&self, packs: impl IntoIterator<Item = PackKey>) {
         self.doubted.lock().extend(packs);
     }

@@ -22,6 +22,7 @@ use crate::point::Point;
 use crate::read::{ChunkReader, ReadError, ReaderState};
 use crate::record::Records;
 use crate::register::{self, Decision, PointRecord, Session};
+use crate::repair::{self, RepairError, RepairProgress, RepairReport};
 use crate::session::{self, BeginError, CommitError, SessionPlan, SessionWriter};
 use crate::store::Store;
 use crate::verify::{self, VerifyPlan, VerifyProgress, VerifyReport};
@@ -310,6 +311,16 @@ impl Vault {
         damage: &ReadError,
     ) -> Result<usize, ReadError> {
         verify::quarantine_unreadable(self, machine, points, damage).await
+    }
+
+    /// Lists again what lies in packs that no readable piece of the index lists. Deletes and overwrites nothing. `host` is
+    /// this host's name, for the session's record.
+    pub async fn repair_index(
+        &self,
+        host: &str,
+        progress: &(dyn Fn(RepairProgress) + Sync),
+    ) -> Result<RepairReport, RepairError> {
+        repair::repair_index(self, host, progress).await
     }
 
     /// Proves that points can be restored. Damage is in the report; an error means that it could not be looked for.

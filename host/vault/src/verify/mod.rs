@@ -15,7 +15,7 @@ mod objects;
 mod packs;
 mod sample;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -32,6 +32,7 @@ use crate::read::ReadError;
 use crate::register::{self, Decision, PointRecord};
 use crate::vault::Vault;
 use damage::Findings;
+pub(crate) use objects::superseded;
 use packs::BadPacks;
 use sample::Sample;
 pub use sample::{Percentage, PercentageError};
@@ -149,7 +150,7 @@ pub(crate) async fn quarantine_unreadable(
 ) -> Result<usize, ReadError> {
     let log = gclog::read(vault.inner.records()).await?;
     let none = BadPacks::default();
-    let mut walk = Walk::new(vault, &none, log.quarantined());
+    let mut walk = Walk::new(vault, &none, log.quarantined_packs());
     let mut findings = Findings::default();
     for number in points {
         if let Some(PointRecord::Commit { point }) =
@@ -165,6 +166,8 @@ pub(crate) async fn quarantine_unreadable(
         _ => None,
     };
     doubtful.extend(named);
+    // Readers no longer look there, but a writer would rely on them.
+    doubtful.extend(vault.inner.reading.gone());
     let bad = packs::read(vault, doubtful, &mut VerifyProgress::default(), &|_| {}).await?;
     let mut broken = bad.broken();
     broken.chunks_lost = findings.chunks_lost() + u64::from(matches!(damage, ReadError::ChunkMissing(_)));

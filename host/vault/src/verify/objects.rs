@@ -37,8 +37,9 @@ pub(super) async fn check_pieces(
 
 /// Damaged pieces of the index whose packs other pieces list, as committed maintenance says.
 pub(crate) async fn superseded(vault: &Vault, log: &GcLog) -> Result<HashSet<String>, ReadError> {
-    let mut all = HashSet::new();
-    for (_, decision) in log.decisions(vault.inner.records(), MachineNumber(0)).await? {
+    // Those that a clean-up has replaced and not deleted yet are missed by nobody either.
+    let mut all: HashSet<String> = log.replaced().map(|piece| piece.index_object()).collect();
+    for (_, decision) in log.decisions(vault.inner.records(), MachineNumber::MAINTENANCE).await? {
         if let Ok(Decision::Committed(point)) = decision {
             all.extend(point.content.supersedes);
         }

@@ -17,13 +17,13 @@ use crate::vault::{Encryption, InitOptions, OpenOptions};
 
 const DISK_BYTES: u64 = 1 << 30;
 
-struct Rig {
-    store: Arc<FaultStore>,
+pub(crate) struct Rig {
+    pub(crate) store: Arc<FaultStore>,
     folder: TempDir,
 }
 
 impl Rig {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let rig = Self {
             store: FaultStore::in_memory(),
             folder: tempfile::tempdir().unwrap(),
@@ -37,7 +37,7 @@ impl Rig {
         rig
     }
 
-    async fn host(&self, name: &str) -> Vault {
+    pub(crate) async fn host(&self, name: &str) -> Vault {
         let cache_folder = self.folder.path().join(name);
         let options = OpenOptions {
             cache_folder,
@@ -49,12 +49,12 @@ impl Rig {
             .unwrap()
     }
 
-    async fn verify(&self, host: &str, read_data: bool) -> VerifyReport {
+    pub(crate) async fn verify(&self, host: &str, read_data: bool) -> VerifyReport {
         let read = if read_data { ReadData::All } else { ReadData::No };
         self.verify_as(host, read, false).await
     }
 
-    async fn verify_as(&self, host: &str, read: ReadData, quarantine: bool) -> VerifyReport {
+    pub(crate) async fn verify_as(&self, host: &str, read: ReadData, quarantine: bool) -> VerifyReport {
         let plan = VerifyPlan {
             machine: None,
             read,
@@ -64,7 +64,7 @@ impl Rig {
     }
 
     /// A disk of 1 GiB whose leaf `number` holds two slots with these contents, and an attachment.
-    async fn back_up(&self, vault: &Vault, slots: [u8; 2]) -> Point {
+    pub(crate) async fn back_up(&self, vault: &Vault, slots: [u8; 2]) -> Point {
         let machine = vault.machine_or_create("web01").await.unwrap();
         let deadline = Timestamp::now();
         let plan = SessionPlan {
@@ -265,7 +265,7 @@ async fn one_machine_is_verified_alone() {
     assert_eq!((report.points, report.packs), (0, 0));
 }
 
-const DATA_PACK: &str = "packs/00000001/00000000/00000001";
+pub(crate) const DATA_PACK: &str = "packs/00000001/00000000/00000001";
 const NODE_PACK: &str = "packs/00000001/00000000/00000000";
 
 #[tokio::test]
