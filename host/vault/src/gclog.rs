@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -14,6 +15,9 @@ use crate::read::ReadError;
 use crate::record::Records;
 use crate::register::{self, Decision, read_dense};
 use crate::store::StoreError;
+
+/// Records of the log that are read at once, where it is known that they are there.
+const READ_AT_ONCE: usize = 16;
 
 /// A record of the clean-up log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -158,6 +162,11 @@ impl GcLog {
         self.condemned.contains(pack)
     }
 
+    /// The first number that was not there.
+    pub(crate) fn end(&self) -> u32 {
+        self.end
+    }
+
     pub(crate) fn checkpoint_number(&self) -> Option<u32> {
         self.checkpoint_number
     }
@@ -273,49 +282,97 @@ impl GcLog {
     }
 }
 
-/// Reads the log from its newest checkpoint to its end. The listing only says where to look for the checkpoint; that the end
-/// is reached, a missing number says.
+async fn get(records: Records<'_>, number: u32) -> Result<Option<GcRecord>, ReadError> {
+    let object = object::gclog(number);
+    match records.get::<GcRecord>(ObjectType::GcLog, &object).await? {
+        Some(GcRecord {
+            what: GcWhat::Unknown, ..
+        }) => Err(ReadError::Newer { object }),
+        found => Ok(found),
+    }
+}
+
+/// Reads the log from its newest checkpoint to its end.
 pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
-    let get = |number: u32| {
-        let object = object::gclog(number);
-        async move {
-            match records.get::<GcRecord>(ObjectType::GcLog, &object).await? {
-                Some(GcRecord {
-                    what: GcWhat::Unknown, ..
-                }) => Err(ReadError::Newer { object }),
-                found => Ok(found),
+    read_from(records, 0).await
+}
+
+/// The same, where all numbers below `known` were there once: then finding the end takes the same few requests however long
+/// the log is. The last record says where the newest checkpoint is.
+pub(crate) async fn read_from(records: Records<'_>, known: u32) -> Result<GcLog, ReadError> {
+    let end = register::end(records.store, known, object::gclog).await?;
+    let mut log = GcLog::default();
+    if let Some(last) = end.checked_sub(1) {
+        let lost = |number| ReadError::Damaged {
+            object: object::gclog(number),
+            what: "it was there, and has left the vault".to_owned(),
+        };
+        let record = get(records, last).await?.ok_or_else(|| lost(last))?;
+        let (first, record) = match (&record.what, record.checkpoint) {
+            (GcWhat::Checkpoint(_), _) => (last, record),
+            (_, Some(first)) => (first, get(records, first).await?.ok_or_else(|| lost(first))?),
+            (_, None) => return GcLog::followed(log, records).await,
+        };
+        if !matches!(record.what, GcWhat::Checkpoint(_)) {
+            return Err(ReadError::Damaged {
+                object: object::gclog(first),
+                what: "a later record names it as a checkpoint".to_owned(),
+            });
+        }
+        log.take_in(first, record.what);
+    }
+    GcLog::followed(log, records).await
+}
+
+impl GcLog {
+    async fn followed(mut log: Self, records: Records<'_>) -> Result<Self, ReadError> {
+        log.follow(records).await?;
+        Ok(log)
+    }
+
+    /// Takes in what was written since. That the end is reached, a missing number says; the listing only finds a log that
+    /// has lost a record, after which nobody can know what is condemned.
+    pub(crate) async fn follow(&mut self, records: Records<'_>) -> Result<(), ReadError> {
+        loop {
+            for (number, record) in read_dense(self.end, |number| get(records, number)).await? {
+                self.take_in(number, record.what);
+            }
+            let missing = object::gclog(self.end);
+            let before = object::gclog(self.end.saturating_sub(1));
+            let listed = records.store.list_after("gclog", &before).await?;
+            let Some(later) = listed.iter().find(|listed| listed.object >= missing) else {
+                return Ok(());
+            };
+            // Somebody may have written it a moment ago.
+            if get(records, self.end).await?.is_none() {
+                return Err(ReadError::Damaged {
+                    object: missing,
+                    what: format!("it is not there, although `{}` is", later.object),
+                });
             }
         }
-    };
-    let listed = records.store.list("gclog").await?;
-    let numbers = listed
-        .iter()
-        .filter_map(|found| crate::ids::parse_key(found.object.strip_prefix("gclog/")?));
-    let first = match numbers.max() {
-        Some(hint) => match get(hint).await? {
-            Some(GcRecord {
-                what: GcWhat::Checkpoint(_),
-                ..
-            }) => hint,
-            Some(record) => record.checkpoint.unwrap_or(0),
-            None => 0,
-        },
-        None => 0,
-    };
-    let all = read_dense(first, get).await?;
-    // Also where nothing is: an empty log would condemn and quarantine nothing.
-    let begins_well = matches!(all.first(), Some((_, record)) if matches!(record.what, GcWhat::Checkpoint(_)));
-    if first > 0 && !begins_well {
-        return Err(ReadError::Damaged {
-            object: object::gclog(first),
-            what: "a later record names it as a checkpoint".to_owned(),
-        });
     }
-    let mut log = GcLog::default();
-    for (number, record) in all {
-        log.take_in(number, record.what);
+}
+
+/// The packs that were condemned by the records from `from` up to but not including `until`, which are all there.
+pub(crate) async fn condemned_between(records: Records<'_>, from: u32, until: u32) -> Result<Vec<PackKey>, ReadError> {
+    let mut condemned = Vec::new();
+    let mut read = stream::iter(from..until)
+        .map(|number| async move { (number, get(records, number).await) })
+        .buffered(READ_AT_ONCE);
+    while let Some((number, record)) = read.next().await {
+        match record?.map(|record| record.what) {
+            Some(GcWhat::Condemn { packs, .. }) => condemned.extend(packs.into_iter().map(|name| name.0)),
+            Some(_) => {}
+            None => {
+                return Err(ReadError::Damaged {
+                    object: object::gclog(number),
+                    what: "it has left the vault".to_owned(),
+                });
+            }
+        }
     }
-    Ok(log)
+    Ok(condemned)
 }
 
 /// Says to all writers that nothing new is to rely on these packs. What is quarantined already is left out.

@@ -14,7 +14,7 @@ mod gclog;
 mod ids;
 mod index;
 mod key;
-#[allow(dead_code, unused_imports, reason = "the clean-up marks with it")]
+
 mod mark;
 mod object;
 mod pack;

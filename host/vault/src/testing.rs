@@ -3,6 +3,7 @@
 
 pub mod fuzz;
 mod records;
+pub mod synthetic;
 
 use std::collections::HashMap;
 use std::fmt;

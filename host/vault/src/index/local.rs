@@ -2,75 +2,55 @@
 //!
 //! ```text
 //! <cache>/<vault id>/lock            held while the manifest changes
-//! <cache>/<vault id>/manifest.json   the runs, and the index pieces whose content they hold
+//! <cache>/<vault id>/manifest.json   the runs, the index pieces whose content they hold, what is condemned
 //! <cache>/<vault id>/*.run           see run.rs
 //! ```
 //! Lookups take no lock: they go to files that are open, which stay readable after another process has merged and unlinked
 //! them. What is wrong with the folder is cured by starting anew.
+//!
+//! A piece that leaves the vault leaves its records here: merged pieces list the same packs again, and records are told
+//! apart by their bytes. What leaves is a pack, which the clean-up log condemns first; see [`Standing`].
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 
 use super::compact::CompactIndex;
+use super::manifest::{Manifest, Standing};
+use super::packs::PackSet;
 use super::record::{
-    CHUNK_RECORD, Found, PACK_RECORD, decode_chunk, decode_pack, encode_chunk, encode_pack, pack_hash,
+    CHUNK_RECORD, Found, PACK_RECORD, decode_chunk, decode_pack, encode_chunk, encode_pack, pack_hash, pack_of_chunk,
+    pack_of_pack,
 };
 use super::table::{Merging, Table};
-use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
+use crate::gclog::GcLog;
+use crate::ids::{ChunkId, VaultId};
 use crate::object::{HEADER_BYTES, PackKey};
 use crate::pack::{ChunkShape, PackInfo, PackListing};
-
-const MANIFEST_VERSION: u32 = 1;
-
-#[derive(Default, Serialize, Deserialize)]
-struct Manifest {
-    version: u32,
-    /// Grows with every change, so that others see that there was one.
-    serial: u64,
-    chunks: Vec<String>,
-    packs: Vec<String>,
-    /// Machine, session, and the numbers of the pieces.
-    pieces: BTreeMap<u32, BTreeMap<u32, BTreeSet<u32>>>,
-}
-
-impl Manifest {
-    fn pieces(&self) -> BTreeSet<PackKey> {
-        let mut all = BTreeSet::new();
-        for (machine, sessions) in &self.pieces {
-            for (session, numbers) in sessions {
-                let (machine, session) = (MachineNumber(*machine), SessionNumber(*session));
-                all.extend(numbers.iter().map(|number| PackKey {
-                    machine,
-                    session,
-                    number: *number,
-                }));
-            }
-        }
-        all
-    }
-
-    fn set_pieces(&mut self, pieces: &BTreeSet<PackKey>) {
-        self.pieces.clear();
-        for piece in pieces {
-            let sessions = self.pieces.entry(piece.machine.0).or_default();
-            sessions.entry(piece.session.0).or_default().insert(piece.number);
-        }
-    }
-}
 
 #[derive(Default)]
 struct Pieces {
     serial: u64,
-    /// All whose content a lookup sees.
-    known: BTreeSet<PackKey>,
+    /// All whose content a lookup sees, as far as they are still in the vault.
+    known: PackSet,
     /// Of those, the ones that no manifest names yet.
     in_memory: BTreeSet<PackKey>,
+    /// What else a manifest should say is not written yet.
+    changed: bool,
+    /// As in the manifest.
+    gone_left_out: u64,
+}
+
+/// What the clean-up log says of packs.
+#[derive(Default)]
+struct Known {
+    standing: Standing,
+    /// As of the last time that the log was followed.
+    quarantined: PackSet,
 }
 
 /// The local copy of a vault's index.
@@ -79,6 +59,7 @@ pub(crate) struct LocalIndex {
     chunks: Table<CHUNK_RECORD>,
     packs: Table<PACK_RECORD>,
     pieces: Mutex<Pieces>,
+    known: RwLock<Known>,
     /// Held by the one thread of this process that writes down.
     writing: Mutex<()>,
 }
@@ -92,6 +73,7 @@ impl LocalIndex {
             chunks: Table::empty(),
             packs: Table::empty(),
             pieces: Mutex::default(),
+            known: RwLock::default(),
             writing: Mutex::new(()),
         };
         let _lock = index.lock()?;
@@ -106,9 +88,20 @@ impl LocalIndex {
         &self.folder
     }
 
-    /// Every place where the index has seen a chunk.
+    /// Every place where the index has seen a chunk, but those that are gone; the ones in packs that are condemned or
+    /// quarantined come last.
     pub(crate) fn candidates(&self, id: &ChunkId) -> io::Result<Vec<Found>> {
-        Ok(self.chunks.lookup(id.as_bytes())?.iter().map(decode_chunk).collect())
+        let records = self.chunks.lookup(id.as_bytes())?;
+        let known = self.known.read();
+        let places = records.iter().map(decode_chunk);
+        let mut places: Vec<Found> = places
+            .filter(|place| !known.standing.gone.contains(&place.pack))
+            .collect();
+        if places.len() > 1 {
+            places.sort_by_key(|place| (known.is_doubtful(&place.pack), place.pack, place.shape.ordinal));
+            places.dedup_by_key(|place| (place.pack, place.shape.ordinal));
+        }
+        Ok(places)
     }
 
     /// Whether some chunk lies in these packs and in no other. Reads all of the index.
@@ -129,12 +122,75 @@ impl LocalIndex {
         Ok(records.iter().filter_map(decode_pack).find(|info| info.key == *key))
     }
 
+    /// Whether the pack was ever seen condemned, also where the log no longer says so because it is gone.
+    pub(crate) fn is_condemned(&self, key: &PackKey) -> bool {
+        self.known.read().standing.condemned.contains(key)
+    }
+
+    /// All of those.
+    pub(crate) fn condemned(&self) -> PackSet {
+        self.known.read().standing.condemned.clone()
+    }
+
     pub(crate) fn knows_piece(&self, piece: &PackKey) -> bool {
         self.pieces.lock().known.contains(piece)
     }
 
-    pub(crate) fn pieces(&self) -> BTreeSet<PackKey> {
-        self.pieces.lock().known.clone()
+    /// Whether there is nothing in it, as on a new host.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty() && self.packs.is_empty()
+    }
+
+    /// The clean-up log was followed to this number, which was not there yet.
+    pub(crate) fn log_end(&self) -> u32 {
+        self.known.read().standing.log_end
+    }
+
+    /// A log that ends before this number says less than is known here.
+    pub(crate) fn known_until(&self) -> u32 {
+        self.known.read().standing.known_until
+    }
+
+    /// How much is remembered of packs that are gone.
+    pub(crate) fn condemned_ranges(&self) -> usize {
+        self.known.read().standing.condemned.ranges()
+    }
+
+    /// Takes in what the clean-up log says now, and the packs that were condemned between [`Self::log_end`] and its newest
+    /// checkpoint.
+    pub(crate) fn follow(&self, log: &GcLog, passed: impl IntoIterator<Item = PackKey>) {
+        let mut known = self.known.write();
+        if log.end() < known.standing.known_until {
+            return;
+        }
+        let mut standing = known.standing.clone();
+        standing.condemned.extend(passed);
+        standing.condemned.extend(log.condemned());
+        standing.log_end = log.end();
+        standing.known_until = log.end();
+        standing.gone = standing
+            .condemned
+            .iter()
+            .filter(|pack| !log.is_condemned(pack))
+            .collect();
+        if standing != known.standing {
+            known.standing = standing;
+            self.pieces.lock().changed = true;
+        }
+        known.quarantined = log.quarantined().collect();
+    }
+
+    /// Forgets the names of pieces that are no longer in the vault, but not what they listed. Own ones that no listing shows
+    /// yet are fetched once more.
+    pub(crate) fn keep_pieces(&self, listed: &PackSet) {
+        let mut pieces = self.pieces.lock();
+        let kept: PackSet = pieces.known.iter().filter(|piece| listed.contains(piece)).collect();
+        if kept != pieces.known {
+            pieces.changed = true;
+            pieces.known = kept;
+            let in_memory = pieces.in_memory.clone();
+            pieces.known.extend(in_memory);
+        }
     }
 
     /// Takes in a piece of the vault's index. Blocks on local disk now and then.
@@ -174,59 +230,80 @@ impl LocalIndex {
     /// Puts everything on disk, so that later processes need not fetch it again.
     pub(crate) fn write_down(&self) -> io::Result<()> {
         let _writing = self.writing.lock();
-        if self.pieces.lock().in_memory.is_empty() {
-            return Ok(());
+        {
+            let pieces = self.pieces.lock();
+            if pieces.in_memory.is_empty() && !pieces.changed {
+                return Ok(());
+            }
         }
-        self.write(Merging::Few, Merging::Few)
+        self.write(None)
     }
 
     /// Puts everything on disk as one run a table, which numbers the records, and gives those runs. They stay as they are
-    /// whatever is added later.
+    /// whatever is added later. What lay in packs that are gone is left out.
     pub(crate) fn compact(&self) -> io::Result<CompactIndex> {
         let _writing = self.writing.lock();
-        self.write(Merging::One { keep: &|_| true }, Merging::One { keep: &|_| true })?;
+        let gone = self.known.read().standing.gone.clone();
+        let is_compact = {
+            let pieces = self.pieces.lock();
+            pieces.in_memory.is_empty() && pieces.gone_left_out == gone.len()
+        };
+        if !is_compact || self.chunks.only_run().is_none() || self.packs.only_run().is_none() {
+            self.write(Some(&gone))?;
+        }
         match (self.chunks.only_run(), self.packs.only_run()) {
             (Some(chunks), Some(packs)) => Ok(CompactIndex::new(self.folder.clone(), chunks, packs)),
             _ => Err(io::Error::other("the local index was not merged into one run")),
         }
     }
 
-    /// While `writing` is held.
-    fn write(&self, chunks: Merging<'_, CHUNK_RECORD>, packs: Merging<'_, PACK_RECORD>) -> io::Result<()> {
+    /// While `writing` is held. With packs to leave out, all runs become one.
+    fn write(&self, leave_out: Option<&PackSet>) -> io::Result<()> {
         let _lock = self.lock()?;
-        let mut manifest = match self.read_manifest() {
-            Ok(manifest) => {
-                if manifest.serial != self.pieces.lock().serial {
-                    self.adopt(&manifest)?;
-                }
-                manifest
-            }
-            Err(error) => {
-                tracing::info!(%error, "the local index's manifest is of no use; writing a new one");
-                Manifest::default()
+        match Manifest::read(&self.folder) {
+            Ok(Some(manifest)) if manifest.serial != self.pieces.lock().serial => self.adopt(&manifest)?,
+            Ok(_) => {}
+            Err(error) => tracing::info!(%error, "the local index's manifest is of no use; writing a new one"),
+        }
+        // Taken before the tables: a piece that comes in between is written twice, never left out.
+        let (mut manifest, taken) = {
+            let pieces = self.pieces.lock();
+            let manifest = Manifest {
+                pieces: pieces.known.clone(),
+                gone_left_out: leave_out.map_or(pieces.gone_left_out, PackSet::len),
+                ..Manifest::empty(pieces.serial + 1)
+            };
+            (manifest, pieces.in_memory.clone())
+        };
+        manifest.standing = self.known.read().standing.clone();
+        let (chunks, packs) = match leave_out {
+            None => (
+                self.chunks.write_down(&self.folder, Merging::Few)?,
+                self.packs.write_down(&self.folder, Merging::Few)?,
+            ),
+            Some(gone) => {
+                let chunks = &|record: &[u8; CHUNK_RECORD]| !gone.contains(&pack_of_chunk(record));
+                let packs = &|record: &[u8; PACK_RECORD]| !gone.contains(&pack_of_pack(record));
+                (
+                    self.chunks.write_down(&self.folder, Merging::One { keep: chunks })?,
+                    self.packs.write_down(&self.folder, Merging::One { keep: packs })?,
+                )
             }
         };
-        // Taken before the tables: a piece that comes in between is written twice, never left out.
-        let taken = self.pieces.lock().in_memory.clone();
-        let chunks = self.chunks.write_down(&self.folder, chunks)?;
-        let packs = self.packs.write_down(&self.folder, packs)?;
-        let mut all = manifest.pieces();
-        all.extend(&taken);
-        manifest.version = MANIFEST_VERSION;
-        manifest.serial += 1;
         manifest.chunks = chunks.names.clone();
         manifest.packs = packs.names.clone();
-        manifest.set_pieces(&all);
-        self.write_manifest(&manifest)?;
+        manifest.write(&self.folder)?;
         chunks.remove_unneeded();
         packs.remove_unneeded();
         let mut pieces = self.pieces.lock();
         pieces.serial = manifest.serial;
+        pieces.gone_left_out = manifest.gone_left_out;
         pieces.in_memory.retain(|piece| !taken.contains(piece));
+        pieces.changed = false;
         Ok(())
     }
 
-    /// Forgets everything: pieces that the runs hold are no longer in the vault.
+    /// Forgets everything: too much has happened since to be followed.
     pub(crate) fn reset(&self) -> io::Result<()> {
         let _writing = self.writing.lock();
         let _lock = self.lock()?;
@@ -247,15 +324,12 @@ impl LocalIndex {
             }
         }
         // The serial goes on, or another process would take the empty manifest for the one it has read.
-        let serial = self
-            .read_manifest()
-            .map_or(u64::from(std::process::id()) << 32, |manifest| manifest.serial)
-            + 1;
-        self.write_manifest(&Manifest {
-            version: MANIFEST_VERSION,
-            serial,
-            ..Manifest::default()
-        })?;
+        let serial = match Manifest::read(&self.folder) {
+            Ok(Some(manifest)) => manifest.serial + 1,
+            _ => u64::from(std::process::id()) << 32,
+        };
+        Manifest::empty(serial).write(&self.folder)?;
+        *self.known.write() = Known::default();
         *self.pieces.lock() = Pieces {
             serial,
             ..Pieces::default()
@@ -265,10 +339,10 @@ impl LocalIndex {
 
     /// Under the lock.
     fn load(&self) -> io::Result<()> {
-        if !self.manifest_path().exists() {
+        let Some(manifest) = Manifest::read(&self.folder)? else {
             return Ok(());
-        }
-        let manifest = self.read_manifest()?;
+        };
+        self.known.write().standing = manifest.standing.clone();
         self.adopt(&manifest)
     }
 
@@ -276,41 +350,14 @@ impl LocalIndex {
     fn adopt(&self, manifest: &Manifest) -> io::Result<()> {
         self.chunks.set_runs(&self.folder, &manifest.chunks)?;
         self.packs.set_runs(&self.folder, &manifest.packs)?;
+        self.known.write().standing.adopt(&manifest.standing);
         let mut pieces = self.pieces.lock();
         pieces.serial = manifest.serial;
-        pieces.known = manifest.pieces();
+        pieces.gone_left_out = manifest.gone_left_out;
+        pieces.known = manifest.pieces.clone();
         let in_memory = pieces.in_memory.clone();
         pieces.known.extend(in_memory);
         Ok(())
-    }
-
-    fn manifest_path(&self) -> PathBuf {
-        self.folder.join("manifest.json")
-    }
-
-    fn read_manifest(&self) -> io::Result<Manifest> {
-        let bytes = match fs::read(self.manifest_path()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Manifest::default()),
-            Err(error) => return Err(error),
-        };
-        let manifest: Manifest = serde_json::from_slice(&bytes)?;
-        let plain = |name: &String| Path::new(name).file_name().is_some_and(|file| file == name.as_str());
-        if manifest.version != MANIFEST_VERSION || !manifest.chunks.iter().chain(&manifest.packs).all(plain) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a manifest of another version",
-            ));
-        }
-        Ok(manifest)
-    }
-
-    fn write_manifest(&self, manifest: &Manifest) -> io::Result<()> {
-        let new = self.folder.join("manifest.new");
-        let file = File::create(&new)?;
-        serde_json::to_writer(io::BufWriter::new(&file), manifest)?;
-        file.sync_data()?;
-        fs::rename(&new, self.manifest_path())
     }
 
     /// Released when the file is closed, also by a crash.
@@ -322,157 +369,14 @@ impl LocalIndex {
     }
 }
 
-impl std::fmt::Debug for LocalIndex {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LocalIndex({})", self.folder.display())
+impl Known {
+    fn is_doubtful(&self, pack: &PackKey) -> bool {
+        self.standing.condemned.contains(pack) || self.quarantined.contains(pack)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-    use crate::pack::{ChunkKind, Entry};
-
-    const VAULT: VaultId = VaultId([2; 16]);
-
-    fn key(number: u32) -> PackKey {
-        PackKey {
-            machine: MachineNumber(1),
-            session: SessionNumber(0),
-            number,
-        }
-    }
-
-    fn id(number: u32) -> ChunkId {
-        ChunkHash::id(number)
-    }
-
-    struct ChunkHash;
-
-    impl ChunkHash {
-        fn id(number: u32) -> ChunkId {
-            let mut id = [0; 20];
-            id.copy_from_slice(&blake3::hash(&number.to_le_bytes()).as_bytes()[..20]);
-            ChunkId(id)
-        }
-    }
-
-    fn listing(number: u32, chunks: std::ops::Range<u32>) -> PackListing {
-        let info = PackInfo {
-            key: key(number),
-            size_bytes: 1 << 20,
-            kind: ChunkKind::Data,
-            cipher: 1,
-            generation: 0,
-            salt: [number as u8; 32],
-        };
-        let entry = |chunk| Entry {
-            id: id(chunk),
-            stored_bytes: 116,
-            plain_bytes: 100,
-            compressed: false,
-        };
-        PackListing {
-            info,
-            entries: chunks.map(entry).collect(),
-        }
-    }
-
-    fn check(index: &LocalIndex, model: &HashMap<u32, Vec<u32>>) {
-        for (chunk, packs) in model {
-            let mut found: Vec<u32> = index
-                .candidates(&id(*chunk))
-                .unwrap()
-                .iter()
-                .map(|found| found.pack.number)
-                .collect();
-            found.sort_unstable();
-            found.dedup();
-            assert_eq!(&found, packs, "chunk {chunk}");
-        }
-        assert!(index.candidates(&id(u32::MAX)).unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_index_finds_what_a_hash_map_finds_in_memory_on_disk_and_merged() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut model: HashMap<u32, Vec<u32>> = HashMap::new();
-        let index = LocalIndex::open(folder.path(), VAULT).unwrap();
-        for pack in 0..40 {
-            let chunks = pack * 20..pack * 20 + 40;
-            index.add_piece(key(pack), &[listing(pack, chunks.clone())]).unwrap();
-            for chunk in chunks {
-                model.entry(chunk).or_default().push(pack);
-            }
-            if pack % 3 == 0 {
-                index.write_down().unwrap();
-            }
-        }
-        check(&index, &model);
-        assert_eq!(index.pack(&key(7)).unwrap(), Some(listing(7, 0..0).info));
-        assert_eq!(index.pack(&key(70)).unwrap(), None);
-        index.write_down().unwrap();
-        let files: Vec<_> = fs::read_dir(index.folder())
-            .unwrap()
-            .map(|file| file.unwrap().path())
-            .collect();
-        assert!(files.len() < 20, "{files:?}");
-        drop(index);
-        let again = LocalIndex::open(folder.path(), VAULT).unwrap();
-        check(&again, &model);
-        assert_eq!(again.pieces().len(), 40);
-    }
-
-    #[test]
-    fn two_processes_keep_each_others_pieces() {
-        let folder = tempfile::tempdir().unwrap();
-        let one = LocalIndex::open(folder.path(), VAULT).unwrap();
-        let two = LocalIndex::open(folder.path(), VAULT).unwrap();
-        one.add_piece(key(1), &[listing(1, 0..10)]).unwrap();
-        two.add_piece(key(2), &[listing(2, 5..20)]).unwrap();
-        one.write_down().unwrap();
-        two.write_down().unwrap();
-        assert!(two.knows_piece(&key(1)));
-        let three = LocalIndex::open(folder.path(), VAULT).unwrap();
-        check(&three, &HashMap::from([(0, vec![1]), (7, vec![1, 2]), (19, vec![2])]));
-        // The first still works with files that the second has merged away.
-        check(&one, &HashMap::from([(0, vec![1])]));
-    }
-
-    #[test]
-    fn a_damaged_cache_is_started_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let index = LocalIndex::open(folder.path(), VAULT).unwrap();
-        index.add_piece(key(1), &[listing(1, 0..10)]).unwrap();
-        index.write_down().unwrap();
-        let path = index.folder().to_owned();
-        drop(index);
-        for entry in fs::read_dir(&path).unwrap() {
-            let file = entry.unwrap().path();
-            if file.extension().is_some_and(|extension| extension == "run") {
-                fs::write(file, b"rubbish").unwrap();
-            }
-        }
-        let again = LocalIndex::open(folder.path(), VAULT).unwrap();
-        assert!(again.pieces().is_empty());
-        fs::write(path.join("manifest.json"), b"{").unwrap();
-        assert!(LocalIndex::open(folder.path(), VAULT).unwrap().pieces().is_empty());
-    }
-
-    #[test]
-    fn a_reset_forgets_and_others_notice() {
-        let folder = tempfile::tempdir().unwrap();
-        let one = LocalIndex::open(folder.path(), VAULT).unwrap();
-        one.add_piece(key(1), &[listing(1, 0..10)]).unwrap();
-        one.write_down().unwrap();
-        let two = LocalIndex::open(folder.path(), VAULT).unwrap();
-        two.reset().unwrap();
-        assert!(two.candidates(&id(3)).unwrap().is_empty());
-        one.add_piece(key(2), &[listing(2, 20..30)]).unwrap();
-        one.write_down().unwrap();
-        assert!(!one.knows_piece(&key(1)));
-        assert!(one.knows_piece(&key(2)));
+impl std::fmt::Debug for LocalIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LocalIndex({})", self.folder.display())
     }
 }

@@ -3,14 +3,19 @@
 
 mod compact;
 mod local;
+mod manifest;
 mod merge;
+mod packs;
 mod record;
 mod run;
 mod sync;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use compact::{CompactIndex, Group};
 pub(crate) use local::LocalIndex;
 pub(crate) use merge::Merged;
+pub(crate) use packs::PackSet;
 pub(crate) use record::Found;
 pub(crate) use sync::{blocking, load_counted, read_piece, sync};

@@ -80,3 +80,18 @@ pub(super) fn decode_pack(record: &[u8; PACK_RECORD]) -> Option<PackInfo> {
         salt,
     })
 }
+
+pub(super) fn pack_of_chunk(record: &[u8; CHUNK_RECORD]) -> PackKey {
+    pack_at(record)
+}
+
+pub(super) fn pack_of_pack(record: &[u8; PACK_RECORD]) -> PackKey {
+    pack_at(record)
+}
+
+/// In both tables it stands behind what the record is found by.
+fn pack_at(record: &[u8]) -> PackKey {
+    let mut key = [0; 12];
+    key.copy_from_slice(&record[20..32]);
+    PackKey::from_bytes(&key)
+}

@@ -1,17 +1,22 @@
 //! Bringing the local copy of the index up to date with the vault.
 //!
 //! A listing is a hint. A piece that it leaves out is not deduplicated against, and when a chunk is missing at reading, the
-//! pieces are fetched by the numbers that points carry. A piece that was here and is no longer listed may have been cleaned
-//! up, and its packs with it: the copy is then started anew, since deduplicating against packs that are gone would only be
-//! noticed when the point is committed.
+//! pieces are fetched by the numbers that points carry. A piece that was here and is no longer listed was merged into
+//! another or lists nothing that is still needed; either way its records stay until the clean-up log says that their packs
+//! are gone.
+//!
+//! The log is followed *before* pieces are fetched, however long before. A pack leaves after the pieces that list it, so what
+//! a fetched piece lists was there when the log was read, or is named in it as condemned, or will be when it is followed on:
+//! no pack comes into the index that went unseen.
 
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::packs::PackSet;
 use crate::gclog;
-use crate::ids::MachineNumber;
 use crate::object::{ObjectType, PackKey};
 use crate::pack::{PackListing, decode_piece};
 use crate::read::ReadError;
@@ -19,56 +24,106 @@ use crate::record::RECORD_LIMIT_BYTES;
 use crate::register;
 use crate::vault::Inner;
 
-/// Pieces fetched at once; each is a few hundred KiB at most as this version writes them.
+/// Pieces fetched at once.
 const FETCHED_AT_ONCE: usize = 8;
+/// Their bytes at once, but for one that alone is larger. A piece is in memory about three times while it is taken in; eight
+/// of a session's are half a MiB, merged ones have 4 MiB each.
+const FETCHED_KIB_AT_ONCE: u32 = 4 * 1024;
+/// What is assumed of a piece that no listing told the size of.
+const PIECE_KIB: u32 = 4 * 1024;
+/// A host that was away for more records of the clean-up log than this fetches the index anew, which costs less than
+/// reading them would soon.
+const FOLLOWED_LIMIT: u32 = 512;
+/// The same for one that has seen so much come and go: the manifest is read and written whole.
+const CONDEMNED_RANGES_LIMIT: usize = 64 * 1024;
 
 /// Takes in every listed piece that is not here yet. Pieces that cannot be read are named in the result: what only they
 /// list cannot be found.
 pub(crate) async fn sync(vault: &Arc<Inner>) -> Result<Vec<ReadError>, ReadError> {
     let _syncing = vault.syncing.lock().await;
-    let before = vault.index.pieces();
-    let mut listed = Vec::new();
+    follow(vault).await?;
+    let mut listed: Vec<(PackKey, u32)> = Vec::new();
     for found in vault.store.list("index").await? {
-        listed.extend(found.object.strip_prefix("index/").and_then(PackKey::parse));
+        let piece = found.object.strip_prefix("index/").and_then(PackKey::parse);
+        listed.extend(piece.map(|piece| (piece, kib(found.size_bytes))));
     }
     listed.sort_unstable();
-    if before.iter().any(|piece| listed.binary_search(piece).is_err()) {
-        tracing::info!("pieces of the index have left the vault; the local copy starts anew");
-        blocking(vault, |vault| vault.index.reset()).await?;
-    }
-    listed.retain(|piece| !vault.index.knows_piece(piece));
+    let pieces: PackSet = listed.iter().map(|(piece, _)| *piece).collect();
+    vault.index.keep_pieces(&pieces);
+    listed.retain(|(piece, _)| !vault.index.knows_piece(piece));
     let unreadable = fetch(vault, listed).await?;
     blocking(vault, |vault| vault.index.write_down()).await?;
     Ok(unreadable)
+}
+
+fn kib(size_bytes: u64) -> u32 {
+    size_bytes.div_ceil(1024).clamp(1, FETCHED_KIB_AT_ONCE.into()) as u32
+}
+
+/// Learns from the clean-up log which packs are going and gone.
+async fn follow(vault: &Arc<Inner>) -> Result<(), ReadError> {
+    let mut log = vault.log_so_far().await?;
+    if log.end() < vault.index.known_until() {
+        // Another process of this host has seen more of it.
+        log = vault.log().await?;
+    }
+    let mut passed = Vec::new();
+    // Of packs that are listed nowhere here, nothing need be known that the newest checkpoint does not say.
+    if !vault.index.is_empty() {
+        let from = vault.index.log_end();
+        let until = log.checkpoint_number().unwrap_or(0);
+        let is_too_much =
+            until.saturating_sub(from) > FOLLOWED_LIMIT || vault.index.condemned_ranges() > CONDEMNED_RANGES_LIMIT;
+        if is_too_much {
+            tracing::info!(
+                from,
+                until,
+                "the local index is too far behind the vault; it starts anew"
+            );
+            blocking(vault, |vault| vault.index.reset()).await?;
+        } else {
+            passed = gclog::condemned_between(vault.records(), from, until).await?;
+        }
+    }
+    vault.index.follow(&log, passed);
+    Ok(())
 }
 
 /// Takes in the pieces that committed points count, whether they are listed or not.
 pub(crate) async fn load_counted(vault: &Arc<Inner>) -> Result<(), ReadError> {
     let _syncing = vault.syncing.lock().await;
     let mut wanted = Vec::new();
-    let log = gclog::read(vault.records()).await?;
-    let machines = register::machines(vault.records()).await?;
+    let log = vault.log_so_far().await?;
     // The clean-up counts its pieces as machines do.
-    for machine in std::iter::once(MachineNumber::MAINTENANCE).chain(machines.into_iter().map(|(machine, _)| machine)) {
+    for (machine, _) in register::every_machine(vault.records(), log.machines()).await? {
         for (session, decision) in log.decisions(vault.records(), machine).await? {
             if let Ok(register::Decision::Committed(point)) = decision {
-                wanted.extend((0..point.written.index_pieces).map(|number| PackKey {
+                let pieces = (0..point.written.index_pieces).map(|number| PackKey {
                     machine,
                     session,
                     number,
-                }));
+                });
+                wanted.extend(
+                    pieces
+                        .filter(|piece| !vault.index.knows_piece(piece))
+                        .map(|piece| (piece, PIECE_KIB)),
+                );
             }
         }
     }
-    wanted.retain(|piece| !vault.index.knows_piece(piece));
     fetch(vault, wanted).await?;
     blocking(vault, |vault| vault.index.write_down()).await
 }
 
-async fn fetch(vault: &Arc<Inner>, wanted: Vec<PackKey>) -> Result<Vec<ReadError>, ReadError> {
+async fn fetch(vault: &Arc<Inner>, wanted: Vec<(PackKey, u32)>) -> Result<Vec<ReadError>, ReadError> {
     let mut unreadable = Vec::new();
+    let room = Semaphore::new(FETCHED_KIB_AT_ONCE as usize);
+    let room = &room;
     let mut fetched = stream::iter(wanted)
-        .map(|piece| async move { (piece, fetch_one(vault, piece).await) })
+        .map(|(piece, kib)| async move {
+            let _room = room.acquire_many(kib).await;
+            (piece, fetch_one(vault, piece).await)
+        })
         .buffer_unordered(FETCHED_AT_ONCE);
     while let Some((piece, result)) = fetched.next().await {
         match result {
@@ -121,3 +176,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Err(panicked) => Err(failed(std::io::Error::other(panicked))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,9 @@ use super::merge::Merged;
 use super::run::{self, KEY_BYTES, Run};
 use crate::key::random;
 
-/// A table is asked to write itself down at this many records in memory: 256 Ki × 48 bytes and the tree around them, and as
+/// A table is asked to write itself down at this many records in memory: 128 Ki × 48 bytes and the tree around them, and as
 /// much again while it is written.
-const MEMORY_RECORDS: usize = 256 * 1024;
+const MEMORY_RECORDS: usize = 128 * 1024;
 /// A lookup reads once from each run.
 const RUNS_LIMIT: usize = 8;
 
@@ -52,6 +52,11 @@ impl<const N: usize> Table<N> {
 
     pub(super) fn wants_writing(&self) -> bool {
         self.state.read().memory.len() >= MEMORY_RECORDS
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.state.read();
+        state.memory.is_empty() && state.frozen.is_empty() && state.runs.iter().all(|run| run.count() == 0)
     }
 
     /// Every record with this key, in no order.

@@ -18,7 +18,6 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 
 use crate::fate;
 use crate::gclog::GcLog;
@@ -48,7 +47,6 @@ pub(crate) struct Root {
 #[derive(Clone, Debug)]
 pub(crate) struct SurveyedPoint {
     pub(crate) number: SessionNumber,
-    pub(crate) committed_at: Timestamp,
     pub(crate) written: Written,
     pub(crate) fate: Fate,
     root: Root,
@@ -58,7 +56,6 @@ impl SurveyedPoint {
     fn new(point: &Point, fate: Fate) -> Self {
         Self {
             number: point.number,
-            committed_at: point.committed_at,
             written: point.written,
             fate,
             root: Root {

@@ -340,7 +340,8 @@ fn look_up(vault: &Inner, ids: &[ChunkId]) -> Result<Vec<Vec<Location>>, ReadErr
             }
             if places.len() > 1 {
                 let doubted = vault.reading.doubted.lock();
-                places.sort_by_key(|place| (doubted.contains(&place.pack.info.key), place.pack.info.key));
+                // The index gives them with those in condemned packs last, which stays so among the others.
+                places.sort_by_key(|place| doubted.contains(&place.pack.info.key));
             }
             Ok(places)
         })

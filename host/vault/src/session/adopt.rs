@@ -32,7 +32,7 @@ pub(super) async fn unlisted_packs(
         };
         let listed = vault.index.pack(&key).map_err(failed)?.is_some();
         let possible = (HEADER_BYTES as u64 + 1..=PACK_LIMIT_BYTES).contains(&found.size_bytes);
-        if listed || log.forbids(&key) || !possible || adopted.len() == PACKS_LIMIT {
+        if listed || log.forbids(&key) || vault.index.is_condemned(&key) || !possible || adopted.len() == PACKS_LIMIT {
             continue;
         }
         adopted.extend(listing(vault, key, found.size_bytes).await?);

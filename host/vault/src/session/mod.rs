@@ -20,7 +20,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::fate;
-use crate::gclog::{self, GcLog};
+use crate::gclog::GcLog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
 use crate::object::{self, ObjectType};
@@ -144,7 +144,8 @@ const BEGIN_ATTEMPTS: usize = 64;
 
 pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<SessionWriter, BeginError> {
     let records = vault.records();
-    let machines = register::machines(records).await?;
+    let log = vault.log_so_far().await?;
+    let machines = register::machines_after(records, log.machines()).await?;
     let machine = machines.into_iter().find(|(number, _)| *number == plan.machine);
     let machine = machine.ok_or(BeginError::NoMachine(plan.machine))?;
     let number = create_session(vault, &plan).await?;
@@ -174,7 +175,8 @@ async fn begin_upon(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<(GcLog, Ve
             Err(error) => return Err(BeginError::Resume(resumed, Box::new(error))),
         }
     }
-    let log = gclog::read(vault.records()).await?;
+    // Read to its end anew: what is condemned from here on finds the session.
+    let log = vault.log().await?;
     for base in &plan.bases {
         check_base(vault, plan, *base).await?;
     }
@@ -197,7 +199,8 @@ pub(crate) async fn create_session(vault: &Arc<Inner>, plan: &SessionPlan) -> Re
         host: plan.host.clone(),
         resumes: plan.resumes,
     };
-    let mut next = register::end(&vault.store, 0, name).await?;
+    let first = vault.log_so_far().await?.decided_below(plan.machine);
+    let mut next = register::end(&vault.store, first, name).await?;
     let mut attempt = 1;
     loop {
         match vault.records().create(ObjectType::Session, &name(next), &session).await {

@@ -8,7 +8,9 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::gclog::{Checkpoint, GcRecord, GcWhat, PackName};
 use crate::ids::ChunkId;
+use crate::object::PackKey;
 use crate::pack::{ChunkKind, Encoder};
 use crate::point::PointDraft;
 use crate::store::Store;
@@ -278,7 +280,29 @@ async fn packs_whose_index_has_left_the_vault_are_not_relied_upon() {
     let first = begin(&vault, &[], None).await.unwrap();
     put(&vault, &first, chunk(1, 1000)).await;
     first.commit(PointDraft::default(), &rig.commit_file()).await.unwrap();
-    // As a clean-up leaves it: index first, then packs, and long after the record that condemned them is gone.
+    // As a clean-up leaves it, long after: what it condemned is deleted, and a later checkpoint names it no more.
+    let pack = PackKey {
+        machine: first.machine(),
+        session: first.number(),
+        number: 0,
+    };
+    let condemn = GcWhat::Condemn {
+        packs: vec![PackName(pack)],
+        reason: "dead".to_owned(),
+    };
+    for (number, what) in [condemn, GcWhat::Checkpoint(Checkpoint::default())]
+        .into_iter()
+        .enumerate()
+    {
+        let records = vault.inner.records();
+        let record = GcRecord {
+            at: records.now(),
+            checkpoint: None,
+            what,
+        };
+        let object = object::gclog(number as u32);
+        records.create(ObjectType::GcLog, &object, &record).await.unwrap();
+    }
     rig.store.lose(&rig.store.names("index/").await[0]).await;
     rig.store.lose(&rig.store.names("packs/").await[0]).await;
     for host in [vault, rig.host("a").await] {
@@ -334,7 +358,11 @@ async fn a_session_exists_before_the_clean_up_log_is_read() {
         .iter()
         .position(|(r, o)| *r == Request::Put && o.starts_with("sessions/"))
         .unwrap();
-    let log = seen.iter().position(|(_, o)| o.starts_with("gclog")).unwrap();
+    // It may have been looked at before, for where sessions are; what counts is what is read afterwards.
+    let log = seen
+        .iter()
+        .rposition(|(r, o)| *r == Request::Get && o.starts_with("gclog"))
+        .unwrap();
     let index = seen
         .iter()
         .position(|(r, o)| *r == Request::List && o.starts_with("index"))

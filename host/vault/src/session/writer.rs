@@ -16,6 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{Claim, PutReport, WriteError, WriteStats};
 use crate::gclog::GcLog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber};
+use crate::index::{Found, PackSet};
 use crate::object::{ObjectType, PackKey};
 use crate::pack::{
     Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, encode_piece,
@@ -42,6 +43,9 @@ pub(super) struct Shared {
     pub(super) host: String,
     runtime: Handle,
     pub(super) log: GcLog,
+    /// Condemned before the session began, also what the log no longer names because it is gone. What is condemned later
+    /// waits for this session.
+    condemned: PackSet,
     claims: Mutex<Claims>,
     open: Mutex<OpenPacks>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -126,12 +130,13 @@ impl SessionWriter {
             ..Sent::default()
         };
         let shared = Shared {
-            vault,
             machine: machine.0,
             machine_name: machine.1,
             number,
             host,
             runtime: Handle::current(),
+            condemned: vault.index.condemned(),
+            vault,
             log,
             claims: Mutex::new(claims),
             open: Mutex::default(),
@@ -309,7 +314,8 @@ impl Shared {
         let candidates = candidates.map_err(|source| WriteError::Cache {
             source: Arc::new(source),
         })?;
-        let Some(found) = candidates.iter().find(|found| !self.log.forbids(&found.pack)) else {
+        let relied_on = |found: &&Found| !self.log.forbids(&found.pack) && !self.condemned.contains(&found.pack);
+        let Some(found) = candidates.iter().find(relied_on) else {
             return Ok(false);
         };
         if !self.is_own(&found.pack) {

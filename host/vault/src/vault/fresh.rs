@@ -52,6 +52,7 @@ impl Vault {
             packs_per_piece: inner.packs_per_piece,
             syncing: tokio::sync::Mutex::new(()),
             reading: ReaderState::default(),
+            log: tokio::sync::Mutex::default(),
             encrypted: inner.encrypted,
         };
         let vault = Vault { inner: Arc::new(inner) };

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::clean::{self, CleanError, CleanPlan, CleanProgress, CleanReport};
 use crate::clock::{Clock, SystemClock};
 use crate::fate::{self, FateChange, FateError, Wish};
-use crate::gclog;
+use crate::gclog::{self, GcLog};
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
 use crate::index::LocalIndex;
 use crate::key::{Credential, KeyRing};
@@ -97,6 +97,8 @@ pub(crate) struct Inner {
     /// One fetch of index pieces at a time.
     pub(crate) syncing: tokio::sync::Mutex<()>,
     pub(crate) reading: ReaderState,
+    /// The clean-up log as it was last read; it only ever grows.
+    log: tokio::sync::Mutex<Option<GcLog>>,
     encrypted: bool,
 }
 
@@ -112,6 +114,29 @@ impl Inner {
 
     pub(crate) fn hasher(&self) -> ChunkHasher {
         ChunkHasher::new(*self.ring.chunk_ids())
+    }
+
+    /// The clean-up log as it is now: to its end, which is asked for after this was called. What was read before is not
+    /// read again.
+    pub(crate) async fn log(&self) -> Result<GcLog, ReadError> {
+        let mut known = self.log.lock().await;
+        let log = match known.take() {
+            Some(mut log) => {
+                log.follow(self.records()).await?;
+                log
+            }
+            None => gclog::read_from(self.records(), self.index.log_end()).await?,
+        };
+        Ok(known.insert(log).clone())
+    }
+
+    /// The same as far as it is known; read only if nothing is. For those who want to know where to start looking, and
+    /// nobody who is about to rely on a pack.
+    pub(crate) async fn log_so_far(&self) -> Result<GcLog, ReadError> {
+        if let Some(known) = &*self.log.lock().await {
+            return Ok(known.clone());
+        }
+        self.log().await
     }
 }
 
@@ -166,7 +191,8 @@ impl Vault {
     }
 
     pub async fn machines(&self) -> Result<Vec<(MachineNumber, String)>, ReadError> {
-        register::machines(self.inner.records()).await
+        let log = self.inner.log_so_far().await?;
+        register::machines_after(self.inner.records(), log.machines()).await
     }
 
     pub async fn machine(&self, name: &str) -> Result<Option<MachineNumber>, ReadError> {
@@ -179,12 +205,13 @@ impl Vault {
     }
 
     pub async fn machine_or_create(&self, name: &str) -> Result<MachineNumber, BeginError> {
-        Ok(register::machine_or_create(self.inner.records(), name).await?)
+        let log = self.inner.log_so_far().await?;
+        Ok(register::machine_or_create(self.inner.records(), log.machines(), name).await?)
     }
 
     /// A record that is damaged is left out, so that it does not hide the others; [`Vault::verify`] names it.
     async fn decisions(&self, machine: MachineNumber) -> Result<Vec<(SessionNumber, Decision)>, ReadError> {
-        let log = gclog::read(self.inner.records()).await?;
+        let log = self.inner.log().await?;
         let mut all = Vec::new();
         for (number, decision) in log.decisions(self.inner.records(), machine).await? {
             match decision {

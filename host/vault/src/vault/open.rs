@@ -115,6 +115,7 @@ pub(super) async fn open(
         packs_per_piece: tuning.packs_per_piece,
         syncing: tokio::sync::Mutex::new(()),
         reading: ReaderState::default(),
+        log: tokio::sync::Mutex::default(),
     })
 }
 
