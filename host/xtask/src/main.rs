@@ -27,7 +27,8 @@ usage: cargo xtask COMMAND
   quickstart                build everything, then back up and restore two sample disks in target/quickstart
   test [FILTER …]           start the servers that tests need (S3, S3 over TLS, Azure Blob), run every test, stop them
   bench [PART …] [--folder DIR]
-                            measure Coffre beside restic and rustic; parts: limit, restic, rustic, coffre, reflink
+                            measure Coffre beside restic and rustic; parts: limit, restic, rustic, coffre, reflink;
+                            and, only if named: memory (5 and 50 million chunks), sessions (1,000 and 100,000)
   servers [COMMAND …]       run a command with those servers up, or keep them up until Ctrl-C
 ";
 

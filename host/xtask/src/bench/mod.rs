@@ -5,6 +5,7 @@
 mod contender;
 mod measure;
 mod table;
+mod vault;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,9 +61,20 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     while let Some(argument) = rest.next() {
         match argument.as_str() {
             "--folder" => folder = PathBuf::from(rest.next().context("--folder wants a folder")?),
-            part if PARTS.contains(&part) => parts.push(part),
-            other => bail!("`bench` does not know {other}; its parts are {}", PARTS.join(", ")),
+            part if PARTS.contains(&part) || vault::PARTS.contains(&part) => parts.push(part),
+            other => bail!(
+                "`bench` does not know {other}; its parts are {}, {}",
+                PARTS.join(", "),
+                vault::PARTS.join(", ")
+            ),
         }
+    }
+    let (of_vault, parts): (Vec<&str>, Vec<&str>) = parts.into_iter().partition(|part| vault::PARTS.contains(part));
+    for part in &of_vault {
+        vault::run(workspace, part, &folder.join(part))?;
+    }
+    if parts.is_empty() && !of_vault.is_empty() {
+        return Ok(());
     }
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
     if !machine::is_root() {
