@@ -1,8 +1,10 @@
 //! A store that does what stores do on their bad days: loses acknowledgements, answers 409 with nothing stored, ignores
 //! put-if-absent, leaves objects out of listings, damages and loses them. For tests only.
 
+mod dice;
 pub mod fuzz;
 mod records;
+mod sim;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,7 +23,9 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+pub use dice::Dice;
 pub use records::{open_object, write_log};
+pub use sim::{SimStore, SimWorld, Weather};
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub enum Creates {
 }
 
 /// A kind of request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     Put,
     Get,

@@ -10,6 +10,7 @@ mod command;
 mod machine;
 mod plugins;
 mod quickstart;
+mod soak;
 mod test;
 mod workspace;
 
@@ -28,6 +29,9 @@ usage: cargo xtask COMMAND
   test [FILTER …]           start the servers that tests need (S3, S3 over TLS, Azure Blob), run every test, stop them
   bench [PART …] [--folder DIR]
                             measure Coffre beside restic and rustic; parts: limit, restic, rustic, coffre, reflink
+  soak [--minutes M] [--seed S] [--seeds N]
+                            simulate the vault under faults, crashes and races (30 minutes, unless M or N says otherwise)
+                            and stop at the first seed that loses something
   servers [COMMAND …]       run a command with those servers up, or keep them up until Ctrl-C
 ";
 
@@ -54,6 +58,7 @@ fn dispatch(arguments: Vec<String>) -> Result<()> {
         "plugins" => plugins::run(&Workspace::find()?, rest),
         "quickstart" => quickstart::run(&Workspace::find()?, rest),
         "bench" => bench::run(&Workspace::find()?, rest),
+        "soak" => soak::run(&Workspace::find()?, rest),
         "test" => test::run(&Workspace::find()?, rest),
         "servers" => test::servers(&Workspace::find()?, rest),
         other => bail!("there is no command `{other}`\n{HELP}"),
