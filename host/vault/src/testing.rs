@@ -3,6 +3,7 @@
 
 mod dice;
 pub mod fuzz;
+mod mortal;
 mod records;
 mod sim;
 
@@ -24,6 +25,7 @@ use object_store::{
 use parking_lot::Mutex;
 
 pub use dice::Dice;
+pub use mortal::{Death, MortalStore};
 pub use records::{open_object, write_log};
 pub use sim::{SimStore, SimWorld, Weather};
 

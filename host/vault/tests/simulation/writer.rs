@@ -302,12 +302,12 @@ fn is_undecided(host: &Host, job: &Job) -> bool {
     })
 }
 
-/// A session that stalled and was fenced may list a pack in the index when the pack is long gone and the log no longer says
-/// that it was condemned. Whoever believes it finds out before the commit.
+/// A session that stalled and was fenced may list a pack, its own or one of the session that it resumed, in the index when the
+/// pack is long gone and the log no longer says that it was condemned. Whoever believes it finds out before the commit.
 fn is_of_a_late_piece(host: &Host, pack: &str) -> bool {
-    let (session, _) = pack.rsplit_once('/').unwrap_or_default();
+    let (machine, _) = pack.split_once('/').unwrap_or_default();
     let deleted = host.world.deleted(&format!("packs/{pack}"));
-    let listed = host.world.last_created(&format!("index/{session}/"));
+    let listed = host.world.last_created(&format!("index/{machine}/"));
     deleted.zip(listed).is_some_and(|(deleted, listed)| listed > deleted)
 }
 
