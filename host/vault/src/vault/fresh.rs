@@ -52,6 +52,8 @@ impl Vault {
             packs_per_piece: inner.packs_per_piece,
             syncing: tokio::sync::Mutex::new(()),
             reading: ReaderState::default(),
+            #[cfg(any(test, feature = "testing"))]
+            left_out: None,
             encrypted: inner.encrypted,
         };
         let vault = Vault { inner: Arc::new(inner) };

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use coffre_vault::testing::{Death, Dice, MortalStore};
 use coffre_vault::{
-    CleanPlan, Credential, Encryption, Fate, InitOptions, OpenOptions, Point, PointDisk, PointDraft, SessionPlan,
+    CleanPlan, Credential, Encryption, Fate, InitOptions, OpenOptions, Point, PointDisk, PointDraft, ReadData, SessionPlan,
     Store, StoreConfig, StoreOptions, Tuning, Vault, VerifyPlan,
 };
 use disk::{Base, Disk, Pauses, Reading};
@@ -190,7 +190,7 @@ async fn all_is_well(place: &Place, what: &str) -> u32 {
         assert!(compared.is_ok(), "{what}: point {}: {compared:?}", point.number);
     }
     let plan = VerifyPlan {
-        read_data: true,
+        read: ReadData::All,
         ..VerifyPlan::default()
     };
     let report = vault.verify(plan, &|_| {}).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use coffre_vault::{Fate, Point, SystemClock, Vault, VerifyPlan};
+use coffre_vault::{Fate, Point, ReadData, SystemClock, Vault, VerifyPlan};
 
 use crate::disk::Reading;
 use crate::fates::points_of_all;
@@ -75,7 +75,7 @@ async fn look(plan: &Plan, ledger: &Arc<Ledger>, cache: &Path, verify: bool) -> 
     }
     if verify {
         let plan = VerifyPlan {
-            read_data: true,
+            read: ReadData::All,
             ..VerifyPlan::default()
         };
         let report = vault.verify(plan, &|_| {}).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coffre_vault::testing::Dice;
-use coffre_vault::{Fate, Point, Vault, VerifyPlan};
+use coffre_vault::{Fate, Point, ReadData, Vault, VerifyPlan};
 
 use crate::disk::{Reading, Wrong, compare};
 use crate::fates::points_of_all;
@@ -96,7 +96,7 @@ async fn restore_again(host: &Host, point: &Point, content: &Content, first: &Wr
 
 async fn verify(host: &Host, vault: &Vault) {
     let plan = VerifyPlan {
-        read_data: true,
+        read: ReadData::All,
         ..VerifyPlan::default()
     };
     match vault.verify(plan, &|_| {}).await {
