@@ -51,5 +51,7 @@ pub use repair::{RepairError, RepairProgress, RepairReport};
 pub use session::{BeginError, Claim, CommitError, PutReport, SessionPlan, SessionWriter, WriteError, WriteStats};
 pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions};
 pub use suspect::{Suspect, SuspectPiece, SuspectWalk, Suspects};
+#[cfg(any(test, feature = "testing"))]
+pub use vault::LeftOut;
 pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Tuning, Vault};
 pub use verify::{Damage, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport};

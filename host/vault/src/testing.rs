@@ -1,8 +1,11 @@
 //! A store that does what stores do on their bad days: loses acknowledgements, answers 409 with nothing stored, ignores
 //! put-if-absent, leaves objects out of listings, damages and loses them. For tests only.
 
+mod dice;
 pub mod fuzz;
+mod mortal;
 mod records;
+mod sim;
 pub mod synthetic;
 
 use std::collections::HashMap;
@@ -22,7 +25,10 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+pub use dice::Dice;
+pub use mortal::{Death, MortalStore};
 pub use records::{open_object, write_log};
+pub use sim::{SimStore, SimWorld, Weather};
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +59,7 @@ pub enum Creates {
 }
 
 /// A kind of request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     Put,
     Get,

@@ -10,6 +10,7 @@ mod command;
 mod machine;
 mod plugins;
 mod quickstart;
+mod soak;
 mod test;
 mod workspace;
 
@@ -29,6 +30,9 @@ usage: cargo xtask COMMAND
   bench [PART …] [--folder DIR]
                             measure Coffre beside restic and rustic; parts: limit, restic, rustic, coffre, reflink;
                             and, only if named: memory (5 and 50 million chunks), sessions (1,000 and 100,000)
+  soak [--minutes M] [--seed S] [--seeds N]
+                            simulate the vault under faults, crashes and races (30 minutes, unless M or N says otherwise)
+                            and stop at the first seed that loses something
   servers [COMMAND …]       run a command with those servers up, or keep them up until Ctrl-C
 ";
 
@@ -55,6 +59,7 @@ fn dispatch(arguments: Vec<String>) -> Result<()> {
         "plugins" => plugins::run(&Workspace::find()?, rest),
         "quickstart" => quickstart::run(&Workspace::find()?, rest),
         "bench" => bench::run(&Workspace::find()?, rest),
+        "soak" => soak::run(&Workspace::find()?, rest),
         "test" => test::run(&Workspace::find()?, rest),
         "servers" => test::servers(&Workspace::find()?, rest),
         other => bail!("there is no command `{other}`\n{HELP}"),

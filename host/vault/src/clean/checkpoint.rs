@@ -7,11 +7,11 @@ use super::{Amount, SessionName, Waiting};
 use super::{CleanError, fence};
 use crate::gclog::{self, Appended, Checkpoint, Condemned, GcLog, GcWhat, MachineCheckpoint, PackName};
 use crate::ids::{MachineNumber, SessionNumber};
-use crate::mark::Survey;
+use crate::mark::{MachineSurvey, Survey};
 use crate::object::PackKey;
 use crate::point::Fate;
 use crate::register::{self, Decision, Session};
-use crate::vault::Inner;
+use crate::vault::{Inner, LeftOut};
 
 /// How often the end of the log is tried where others write to it.
 pub(super) const LOG_ATTEMPTS: usize = 64;
@@ -41,7 +41,10 @@ pub(super) struct Written {
 pub(super) async fn write(vault: &Arc<Inner>, outcome: &Outcome<'_>) -> Result<Written, CleanError> {
     for _ in 0..LOG_ATTEMPTS {
         let log = gclog::read(vault.records()).await?;
-        let undecided = undecided(vault, outcome.survey).await?;
+        let undecided = match vault.leaves_out(LeftOut::WaitsAfterCondemn) {
+            true => undecided_before(outcome.survey),
+            false => undecided(vault, outcome.survey).await?,
+        };
         let checkpoint = sum_up(&log, &undecided, outcome);
         let what = GcWhat::Checkpoint(checkpoint.clone());
         match log.append(vault.records(), what).await.map_err(CleanError::Log)? {
@@ -71,6 +74,18 @@ pub(super) async fn undecided(vault: &Arc<Inner>, survey: &Survey) -> Result<Vec
         }
     }
     Ok(all)
+}
+
+/// Those that were undecided before anything was condemned: what must not be waited for in their stead.
+fn undecided_before(survey: &Survey) -> Vec<Undecided> {
+    let of = |machine: &MachineSurvey| {
+        let undecided = machine.undecided.clone();
+        let number = machine.machine;
+        undecided
+            .into_iter()
+            .map(move |(session, what)| (number, session, what))
+    };
+    survey.machines.iter().flat_map(of).collect()
 }
 
 /// What the log comes to, with what this clean-up knows beside.

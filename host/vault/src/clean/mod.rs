@@ -57,7 +57,7 @@ use crate::mark::{self, Marked, PackUse, Survey, mark, survey};
 use crate::object::{self, PackKey};
 use crate::point::{Fate, PointDraft};
 use crate::session::{self, BeginError, CommitError, SessionPlan, SessionWriter};
-use crate::vault::Inner;
+use crate::vault::{Inner, LeftOut};
 use checkpoint::Outcome;
 use condemn::Candidates;
 use packs::Packs;
@@ -183,7 +183,8 @@ async fn see(
     if let Some(own) = own {
         fence::fence_earlier_cleaners(vault, &before, own.number, report).await?;
     }
-    fence::fence_expired(vault, &before, now, plan.dry_run, report).await?;
+    let without_abort = plan.dry_run || vault.leaves_out(LeftOut::Fence);
+    fence::fence_expired(vault, &before, now, without_abort, report).await?;
     purge::purge_forgotten(vault, &before, now, plan, report).await?;
 
     let mut packs = Packs::list(vault).await?;
@@ -226,7 +227,7 @@ async fn survey_with_bases(
 ) -> Result<Survey, CleanError> {
     for _ in 0..SURVEYS {
         let mut survey = survey(vault, log).await?;
-        if plan.dry_run {
+        if plan.dry_run || vault.leaves_out(LeftOut::Fence) {
             suppose_done(&mut survey, report);
         }
         if !fence::fence_baseless(vault, &mut survey, plan.dry_run).await? || plan.dry_run {
@@ -282,7 +283,10 @@ async fn decide(vault: &Arc<Inner>, plan: &CleanPlan, now: Timestamp, seen: &See
     if !plan.force {
         guards::not_too_much(candidates.dead_bytes, seen.packs.total().bytes)?;
     }
-    let mut ripe = ripe::ripe(&seen.log, &seen.survey);
+    let mut ripe = match vault.leaves_out(LeftOut::Drain) {
+        true => seen.log.condemned().collect(),
+        false => ripe::ripe(&seen.log, &seen.survey),
+    };
     ripe.retain(|pack| !seen.missing.contains(pack));
     let know = Knowledge {
         log: &seen.log,

@@ -22,7 +22,7 @@ use crate::mark::{Marked, PackUse, Survey};
 use crate::object::{HEADER_BYTES, PackKey};
 use crate::pack::{ChunkShape, PackListing};
 use crate::read::pack_listing;
-use crate::vault::Inner;
+use crate::vault::{Inner, LeftOut};
 
 /// Chunks that one clean-up moves. Each takes about 100 bytes of memory until it has moved; what is left over is for the
 /// next run.
@@ -138,6 +138,9 @@ pub(super) async fn doom(
         }
         chunks += live;
         doomed.packs.insert(*key);
+    }
+    if vault.leaves_out(LeftOut::MovedBeforeDeleted) {
+        return Ok(doomed);
     }
     let live = LiveChunks::of(vault, know, &doomed)?;
     let copies = look(vault, live.copies(know)).await?;

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::PACK_TARGET_BYTES;
 
 /// Packs alive in the process: with two being filled, one is sealed and one is sent.
-const ALIVE_LIMIT: usize = 4;
+pub(crate) const PACKS_ALIVE_LIMIT: usize = 4;
 
 /// How long somebody waits without a pack of its own, and with none on its way, before others must close theirs: they may
 /// be between two disks, or paused for hours.
@@ -34,13 +34,14 @@ pub(crate) trait PackHolder: Send + Sync {
 pub(crate) struct PackPool {
     /// A pack is closed before it grows beyond this.
     target_bytes: usize,
+    alive_limit: usize,
     state: Mutex<State>,
     changed: Condvar,
     holders: Mutex<Vec<Weak<dyn PackHolder>>>,
 }
 
 #[cfg(not(test))]
-static POOL: LazyLock<Arc<PackPool>> = LazyLock::new(|| PackPool::new(PACK_TARGET_BYTES));
+static POOL: LazyLock<Arc<PackPool>> = LazyLock::new(|| PackPool::new(PACK_TARGET_BYTES, PACKS_ALIVE_LIMIT));
 
 /// What came of asking for a buffer.
 pub(crate) enum Acquired {
@@ -52,9 +53,10 @@ pub(crate) enum Acquired {
 
 impl PackPool {
     /// Packs of another size than the process's own, in memory of their own.
-    pub(crate) fn new(target_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(target_bytes: usize, alive_limit: usize) -> Arc<Self> {
         Arc::new(Self {
             target_bytes,
+            alive_limit,
             state: Mutex::new(State {
                 alive: 0,
                 moving: 0,
@@ -73,7 +75,7 @@ impl PackPool {
     /// Tests run side by side and count packs: each vault has a pool of its own.
     #[cfg(test)]
     pub(crate) fn get() -> Arc<Self> {
-        Self::new(PACK_TARGET_BYTES)
+        Self::new(PACK_TARGET_BYTES, PACKS_ALIVE_LIMIT)
     }
 
     /// Makes known who can be asked to close packs.
@@ -90,7 +92,7 @@ impl PackPool {
     pub(crate) fn acquire(self: &Arc<Self>, has_open: bool) -> Acquired {
         let mut state = self.state.lock();
         loop {
-            if state.alive < ALIVE_LIMIT {
+            if state.alive < self.alive_limit {
                 state.alive += 1;
                 let bytes = state.free.pop().unwrap_or_default();
                 drop(state);
@@ -104,7 +106,7 @@ impl PackPool {
                 return Acquired::CloseOne;
             }
             let waited = self.changed.wait_for(&mut state, PATIENCE);
-            if waited.timed_out() && state.moving == 0 && state.alive == ALIVE_LIMIT {
+            if waited.timed_out() && state.moving == 0 && state.alive == self.alive_limit {
                 MutexGuard::unlocked(&mut state, || {
                     let holders = self.holders.lock().clone();
                     holders
@@ -174,7 +176,7 @@ mod tests {
     use super::*;
 
     fn pool() -> Arc<PackPool> {
-        PackPool::new(PACK_TARGET_BYTES)
+        PackPool::new(PACK_TARGET_BYTES, PACKS_ALIVE_LIMIT)
     }
 
     fn take(pool: &Arc<PackPool>) -> PackBuffer {
@@ -187,7 +189,7 @@ mod tests {
     #[test]
     fn a_fifth_waits_for_one_that_moves() {
         let pool = pool();
-        let mut held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(&pool)).collect();
+        let mut held: Vec<_> = (0..PACKS_ALIVE_LIMIT).map(|_| take(&pool)).collect();
         held[0].set_moving();
         let waiting = Arc::clone(&pool);
         let waiter = std::thread::spawn(move || matches!(waiting.acquire(true), Acquired::Buffer(_)));
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn who_holds_open_packs_must_close_one_rather_than_wait_for_ever() {
         let pool = pool();
-        let _held: Vec<_> = (0..ALIVE_LIMIT).map(|_| take(&pool)).collect();
+        let _held: Vec<_> = (0..PACKS_ALIVE_LIMIT).map(|_| take(&pool)).collect();
         assert!(matches!(pool.acquire(true), Acquired::CloseOne));
     }
 
@@ -213,10 +215,10 @@ mod tests {
             }
         }
         let pool = pool();
-        let idle = Arc::new(Idle(Mutex::new((0..ALIVE_LIMIT).map(|_| take(&pool)).collect())));
+        let idle = Arc::new(Idle(Mutex::new((0..PACKS_ALIVE_LIMIT).map(|_| take(&pool)).collect())));
         pool.add_holder(Arc::downgrade(&idle) as Weak<dyn PackHolder>);
         assert!(matches!(pool.acquire(false), Acquired::Buffer(_)));
-        assert_eq!(idle.0.lock().len(), ALIVE_LIMIT - 1);
+        assert_eq!(idle.0.lock().len(), PACKS_ALIVE_LIMIT - 1);
     }
 
     #[test]

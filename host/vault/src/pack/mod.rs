@@ -6,7 +6,7 @@ mod coder;
 mod directory;
 mod open;
 
-pub(crate) use buffer::{Acquired, PackBuffer, PackHolder, PackPool};
+pub(crate) use buffer::{Acquired, PACKS_ALIVE_LIMIT, PackBuffer, PackHolder, PackPool};
 pub(crate) use builder::{PackBuilder, PackDamage, check_chunks, read_frame, read_pack};
 pub use coder::{Decoder, Encoder};
 #[cfg(any(test, feature = "testing"))]

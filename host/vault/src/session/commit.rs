@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::CommitError;
 use super::writer::{SessionWriter, Shared};
-use super::{CommitError, WriteError};
 use crate::gclog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
@@ -146,23 +146,16 @@ async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
                 session: shared.number,
                 number,
             },
-            Some(size_bytes),
+            size_bytes,
         )
     });
-    let mut wanted: Vec<(PackKey, Option<u32>)> = own.collect();
-    for key in used {
-        let info = vault.index.pack(&key).map_err(|source| WriteError::Cache {
-            source: Arc::new(source),
-        })?;
-        wanted.push((key, info.map(|info| info.size_bytes)));
-    }
+    let wanted: Vec<(PackKey, u32)> = own.chain(used).collect();
     let looked = stream::iter(wanted).map(|(key, wanted)| async move {
         let found = vault.store.size(&key.object()).await?;
-        let what = match (found, wanted) {
-            (Some(found), Some(wanted)) if found == u64::from(wanted) => return Ok(None),
-            (None, _) => "it is not there".to_owned(),
-            (Some(_), None) => "the local index does not know it".to_owned(),
-            (Some(found), Some(wanted)) => format!("it has {found} bytes instead of {wanted}"),
+        let what = match found {
+            Some(found) if found == u64::from(wanted) => return Ok(None),
+            Some(found) => format!("it has {found} bytes instead of {wanted}"),
+            None => "it is not there".to_owned(),
         };
         Ok(Some((key, what)))
     });

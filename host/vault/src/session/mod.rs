@@ -29,7 +29,7 @@ use crate::point::Fate;
 use crate::read::ReadError;
 use crate::register::{self, PointRecord, Session};
 use crate::store::{Cause, StoreError};
-use crate::vault::Inner;
+use crate::vault::{Inner, LeftOut};
 
 pub(crate) use commit::commit_again;
 pub use writer::SessionWriter;
@@ -148,8 +148,12 @@ pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<Sessi
     let machines = register::machines_after(records, log.machines()).await?;
     let machine = machines.into_iter().find(|(number, _)| *number == plan.machine);
     let machine = machine.ok_or(BeginError::NoMachine(plan.machine))?;
+    let early_log = match vault.leaves_out(LeftOut::LogAfterSession) {
+        true => Some(gclog::read(vault.records()).await?),
+        false => None,
+    };
     let number = create_session(vault, &plan).await?;
-    let begun = begin_upon(vault, &plan).await;
+    let begun = begin_upon(vault, &plan, early_log).await;
     let (log, adopted) = match begun {
         Ok(begun) => begun,
         Err(error) => {
@@ -166,7 +170,11 @@ pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<Sessi
 }
 
 /// Steps 2 and 3, once the session is there: what it may rely on, and what it goes on with.
-async fn begin_upon(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<(GcLog, Vec<PackListing>), BeginError> {
+async fn begin_upon(
+    vault: &Arc<Inner>,
+    plan: &SessionPlan,
+    early_log: Option<GcLog>,
+) -> Result<(GcLog, Vec<PackListing>), BeginError> {
     if let Some(resumed) = plan.resumes {
         match abort(vault, plan.machine, resumed, "resumed by a later session").await {
             Ok(()) => {}
@@ -175,8 +183,12 @@ async fn begin_upon(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<(GcLog, Ve
             Err(error) => return Err(BeginError::Resume(resumed, Box::new(error))),
         }
     }
-    // Read to its end anew: what is condemned from here on finds the session.
-    let log = vault.log().await?;
+    let log = match early_log {
+        Some(log) => log,
+        None if vault.leaves_out(LeftOut::CondemnedPacks) => GcLog::default(),
+        // Read to its end anew: what is condemned from here on finds the session.
+        None => vault.log().await?,
+    };
     for base in &plan.bases {
         check_base(vault, plan, *base).await?;
     }
@@ -193,7 +205,10 @@ async fn begin_upon(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<(GcLog, Ve
 pub(crate) async fn create_session(vault: &Arc<Inner>, plan: &SessionPlan) -> Result<SessionNumber, BeginError> {
     let name = |number: u32| object::session(plan.machine, SessionNumber(number));
     let session = Session {
-        bases: plan.bases.clone(),
+        bases: match vault.leaves_out(LeftOut::PinnedBases) {
+            true => Vec::new(),
+            false => plan.bases.clone(),
+        },
         deadline: plan.deadline,
         begun_at: vault.records().now(),
         host: plan.host.clone(),

@@ -5,7 +5,7 @@
 //! Nobody deduplicates against a pack of another session before a piece of the index lists it in the vault, or a crash in
 //! between would leave a point whose chunks cannot be found.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -63,14 +63,15 @@ struct Claims {
     /// Claimed, and not yet in a piece of the index that is in the vault. At most about a dozen packs' worth.
     fresh: HashSet<ChunkId>,
     /// Packs of others that this point relies on.
-    used: HashSet<PackKey>,
+    /// With their sizes: the local index may have taken in that they are gone when the commit looks for them.
+    used: BTreeMap<PackKey, u32>,
     /// Of those, the ones that pieces of this session list.
     adopted: HashSet<PackKey>,
 }
 
 impl Claims {
     fn unlisted(&self) -> impl Iterator<Item = PackKey> + '_ {
-        self.used.difference(&self.adopted).copied()
+        self.used.keys().filter(|pack| !self.adopted.contains(pack)).copied()
     }
 }
 
@@ -122,7 +123,10 @@ impl SessionWriter {
                 .flat_map(|listing| &listing.entries)
                 .map(|entry| entry.id)
                 .collect(),
-            used: adopted.iter().map(|listing| listing.info.key).collect(),
+            used: adopted
+                .iter()
+                .map(|listing| (listing.info.key, listing.info.size_bytes))
+                .collect(),
             adopted: adopted.iter().map(|listing| listing.info.key).collect(),
         };
         let sent = Sent {
@@ -310,16 +314,19 @@ impl Shared {
     }
 
     fn is_in_vault(&self, id: &ChunkId) -> Result<bool, WriteError> {
-        let candidates = self.vault.index.candidates(id);
-        let candidates = candidates.map_err(|source| WriteError::Cache {
+        let failed = |source| WriteError::Cache {
             source: Arc::new(source),
-        })?;
+        };
+        let candidates = self.vault.index.candidates(id).map_err(failed)?;
         let relied_on = |found: &&Found| !self.log.forbids(&found.pack) && !self.condemned.contains(&found.pack);
         let Some(found) = candidates.iter().find(relied_on) else {
             return Ok(false);
         };
-        if !self.is_own(&found.pack) {
-            self.claims.lock().used.insert(found.pack);
+        if !self.is_own(&found.pack) && !self.claims.lock().used.contains_key(&found.pack) {
+            let Some(info) = self.vault.index.pack(&found.pack).map_err(failed)? else {
+                return Ok(false);
+            };
+            self.claims.lock().used.insert(found.pack, info.size_bytes);
         }
         Ok(true)
     }
@@ -501,13 +508,9 @@ impl Shared {
     }
 
     /// The session's own packs and their sizes, those of others that it relies on, and its pieces.
-    pub(super) fn needed(&self) -> (Vec<(u32, u32)>, Vec<PackKey>, u32) {
+    pub(super) fn needed(&self) -> (Vec<(u32, u32)>, BTreeMap<PackKey, u32>, u32) {
         let sent = self.sent.lock();
-        (
-            sent.packs.clone(),
-            self.claims.lock().used.iter().copied().collect(),
-            sent.pieces,
-        )
+        (sent.packs.clone(), self.claims.lock().used.clone(), sent.pieces)
     }
 
     /// The sessions of others whose packs this one relies on and does not list.

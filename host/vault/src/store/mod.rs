@@ -109,6 +109,15 @@ impl Store {
         }
     }
 
+    /// The same place, reached through something else.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self {
+            inner: wrap(self.inner),
+            ..self
+        }
+    }
+
     /// How messages call it.
     pub fn name(&self) -> &str {
         &self.name

@@ -53,6 +53,8 @@ impl Vault {
             syncing: tokio::sync::Mutex::new(()),
             reading: ReaderState::default(),
             log: tokio::sync::Mutex::default(),
+            #[cfg(any(test, feature = "testing"))]
+            left_out: None,
             encrypted: inner.encrypted,
         };
         let vault = Vault { inner: Arc::new(inner) };

@@ -3,6 +3,7 @@
 pub(crate) mod format;
 mod fresh;
 mod init;
+mod left_out;
 mod open;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use crate::gclog::{self, GcLog};
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
 use crate::index::LocalIndex;
 use crate::key::{Credential, KeyRing};
-use crate::pack::PackPool;
+use crate::pack::{PACKS_ALIVE_LIMIT, PackPool};
 use crate::point::Point;
 use crate::read::{ChunkReader, ReadError, ReaderState};
 use crate::record::Records;
@@ -28,6 +29,7 @@ use crate::store::Store;
 use crate::verify::{self, VerifyPlan, VerifyProgress, VerifyReport};
 
 pub use init::{Encryption, InitError, InitOptions, Initialized};
+pub use left_out::LeftOut;
 pub use open::{OpenError, OpenOptions};
 
 /// What names chunks: the first 20 bytes of BLAKE3 keyed by a key of the vault that never changes.
@@ -70,8 +72,13 @@ pub struct Tuning {
     pub clock: Arc<dyn Clock>,
     /// Packs of another size, in memory of their own; none: the process's own.
     pub pack_target_bytes: Option<usize>,
+    /// How many packs of such a size are alive at once.
+    pub packs_alive: usize,
     /// A piece of the index is put when so many packs wait for one: what a crash loses is at most their deduplication.
     pub packs_per_piece: usize,
+    /// To see that tests notice when a rule is not kept.
+    #[cfg(any(test, feature = "testing"))]
+    pub left_out: Option<LeftOut>,
 }
 
 impl Default for Tuning {
@@ -79,7 +86,10 @@ impl Default for Tuning {
         Self {
             clock: Arc::new(SystemClock),
             pack_target_bytes: None,
+            packs_alive: PACKS_ALIVE_LIMIT,
             packs_per_piece: 8,
+            #[cfg(any(test, feature = "testing"))]
+            left_out: None,
         }
     }
 }
@@ -99,6 +109,8 @@ pub(crate) struct Inner {
     pub(crate) reading: ReaderState,
     /// The clean-up log as it was last read; it only ever grows.
     log: tokio::sync::Mutex<Option<GcLog>>,
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) left_out: Option<LeftOut>,
     encrypted: bool,
 }
 
@@ -137,6 +149,17 @@ impl Inner {
             return Ok(known.clone());
         }
         self.log().await
+    }
+
+    /// Whether a test wants to see what happens without a rule. Outside of tests every rule is kept.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn leaves_out(&self, rule: LeftOut) -> bool {
+        self.left_out == Some(rule)
+    }
+
+    #[cfg(not(any(test, feature = "testing")))]
+    pub(crate) fn leaves_out(&self, _: LeftOut) -> bool {
+        false
     }
 }
 

@@ -110,12 +110,16 @@ pub(super) async fn open(
         id,
         ring,
         index,
-        pool: tuning.pack_target_bytes.map_or_else(PackPool::get, PackPool::new),
+        pool: tuning.pack_target_bytes.map_or_else(PackPool::get, |target_bytes| {
+            PackPool::new(target_bytes, tuning.packs_alive)
+        }),
         clock: tuning.clock,
         packs_per_piece: tuning.packs_per_piece,
         syncing: tokio::sync::Mutex::new(()),
         reading: ReaderState::default(),
         log: tokio::sync::Mutex::default(),
+        #[cfg(any(test, feature = "testing"))]
+        left_out: tuning.left_out,
     })
 }
 

@@ -83,6 +83,7 @@ impl Rig {
             clock,
             pack_target_bytes: Some(PACK_BYTES),
             packs_per_piece: 2,
+            ..Tuning::default()
         };
         Vault::open_tuned(Store::over(self.store.clone(), ""), None, options, tuning)
             .await

@@ -1,0 +1,89 @@
+//! Those who clean up: several at once, on hosts whose clocks may be wrong, and they die anywhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coffre_vault::testing::Dice;
+use coffre_vault::{CleanError, CleanPlan, CleanReport, ReadError};
+use tokio::time::sleep;
+
+use crate::host::{Host, rest, until_death};
+use crate::ledger::Ledger;
+use crate::writer::chain;
+
+/// Clean-ups of one cleaner in all.
+const MOST: u64 = 25;
+
+pub async fn run(host: Arc<Host>, dice: Dice) {
+    for number in 0..MOST {
+        let mut dice = dice.nth("clean", number);
+        rest(&mut dice, &host.plan).await;
+        if number >= host.plan.cleans {
+            sleep(dice.duration(Duration::from_secs(1800), Duration::from_secs(86_400))).await;
+            if !host.ledger.somebody_writes() {
+                return;
+            }
+        }
+        let store = host.life("clean", dice.once_in(2));
+        let plan = CleanPlan {
+            dry_run: dice.once_in(10),
+            force: dice.within(0..5) > 0,
+            minimum_age: host.plan.minimum_age,
+            undelete_for: host.plan.undelete_for,
+            host: host.name.clone(),
+        };
+        let clean = async {
+            let Ok(vault) = host.open(&store).await else { return };
+            match vault.clean(&plan, &|_| {}).await {
+                Ok(report) if !plan.dry_run => count(&host.ledger, &report),
+                Ok(_) => host.ledger.count("dry runs"),
+                Err(error) => {
+                    host.ledger.count("cleans that stopped");
+                    host.world.note(&host.name, format!("clean stopped: {}", chain(&error)));
+                    if is_alarm(&error) {
+                        host.ledger.wrong(format!("a clean-up finds damage: {}", chain(&error)));
+                    }
+                }
+            }
+        };
+        if until_death(&store, clean).await.is_none() {
+            host.ledger.count("cleans that died");
+        }
+        if host.ledger.is_wrong() {
+            return;
+        }
+    }
+}
+
+pub fn count(ledger: &Ledger, report: &CleanReport) {
+    ledger.count("cleans");
+    ledger.world.note("clean", format!("{report:?}"));
+    for (what, happened) in [
+        ("cleans that deleted", report.deleted.packs > 0),
+        ("cleans that repacked", report.repacked_chunks > 0),
+        ("cleans that purged", !report.purged.is_empty()),
+        ("cleans that fenced", !report.fenced.is_empty()),
+        ("cleans that condemned", report.condemned.packs > 0),
+        ("cleans that had to wait", !report.waiting.is_empty()),
+        ("cleans that merged pieces", report.merged_pieces > 0),
+    ] {
+        if happened {
+            ledger.count(what);
+        }
+    }
+    if let Some(damaged) = report.damaged.first() {
+        ledger.wrong(format!("a clean-up cannot read what it moves: {damaged:?}"));
+    }
+}
+
+/// What a clean-up must never meet in a store that loses nothing.
+fn is_alarm(error: &CleanError) -> bool {
+    match error {
+        CleanError::Gap { .. } | CleanError::PointVanished { .. } | CleanError::MachineVanished { .. } => true,
+        // A listing of the index that was cut short hides what only pieces of aborted sessions list. Whoever looks at
+        // everything finds out whether the chunk is lost.
+        CleanError::ChunkMissing(_) | CleanError::Read(ReadError::ChunkMissing(_)) => false,
+        CleanError::Read(error) => error.is_damage(),
+        _ => false,
+    }
+}

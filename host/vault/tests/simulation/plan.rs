@@ -1,0 +1,104 @@
+//! What one seed stands for: how many hosts, how bad the weather, how long anything takes.
+
+use std::time::Duration;
+
+use coffre_vault::LeftOut;
+use coffre_vault::testing::{Dice, Weather};
+use jiff::SignedDuration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub dice: Dice,
+    pub weather: Weather,
+    /// Of the hosts' clocks.
+    pub skews: Vec<SignedDuration>,
+    pub store_skew: SignedDuration,
+    /// Whether clocks jump while programs run.
+    pub clocks_jump: bool,
+    /// Two hosts that back up one machine, against all advice.
+    pub shared_machine: bool,
+    /// Some writers stop for hours or days before their commit.
+    pub writers_stall: bool,
+    pub backups: u64,
+    pub cleaners: u64,
+    /// Of each cleaner; and then some more, days apart, as long as somebody writes.
+    pub cleans: u64,
+    pub fates: u64,
+    pub restores: u64,
+    /// Between two things that somebody does.
+    pub longest_rest: Duration,
+    /// Between two chunks.
+    pub longest_pause: Duration,
+    pub longest_deadline: Duration,
+    pub minimum_age: Duration,
+    pub undelete_for: Duration,
+    /// Numbers of blocks that all machines may have.
+    pub shared_blocks: u64,
+    /// A rule of the protocol that is left out, to see that the simulation notices.
+    pub left_out: Option<LeftOut>,
+}
+
+impl Plan {
+    pub fn of_seed(seed: u64, left_out: Option<LeftOut>) -> Self {
+        let all = Dice::new(seed);
+        let mut dice = all.of("plan");
+        let hosts = dice.within(2..4);
+        let weather = Weather {
+            takes_time: true,
+            trouble: *dice.pick(&[0, 0, 1000, 300, 100, 40]),
+            lying_lists: *dice.pick(&[0, 20, 6, 2]),
+            stall: *dice.pick(&[0, 1000, 300, 100]),
+            longest_stall: *dice.pick(&[HOUR, 12 * HOUR, 3 * DAY]),
+            death: *dice.pick(&[0, 300, 100, 40]),
+        };
+        let skews = (0..hosts).map(|_| skew(&mut dice)).collect();
+        Self {
+            weather,
+            skews,
+            store_skew: match dice.within(0..3) {
+                0 => SignedDuration::ZERO,
+                _ => SignedDuration::from_secs(dice.within(0..20 * 3600) as i64 - 10 * 3600),
+            },
+            clocks_jump: dice.once_in(4),
+            shared_machine: dice.once_in(6),
+            writers_stall: dice.once_in(2),
+            backups: dice.within(2..7),
+            cleaners: dice.within(1..4),
+            cleans: dice.within(3..10),
+            fates: dice.within(2..10),
+            restores: dice.within(1..5),
+            longest_rest: *dice.pick(&[30 * Duration::from_secs(1), 5 * MINUTE, 2 * HOUR, DAY]),
+            longest_pause: *dice.pick(&[
+                Duration::from_millis(20),
+                10 * Duration::from_secs(1),
+                10 * MINUTE,
+                6 * HOUR,
+            ]),
+            longest_deadline: *dice.pick(&[MINUTE, HOUR, DAY]),
+            minimum_age: *dice.pick(&[Duration::ZERO, MINUTE, HOUR, 72 * HOUR]),
+            undelete_for: *dice.pick(&[Duration::ZERO, MINUTE, HOUR, 14 * DAY]),
+            shared_blocks: dice.within(2..16),
+            left_out,
+            dice: all,
+        }
+    }
+
+    /// Longer than anything that was sent by somebody who is dead can still be on its way.
+    pub fn until_all_has_arrived(&self) -> Duration {
+        self.weather.longest_stall + HOUR
+    }
+}
+
+/// Most clocks are about right, some are hours off, and now and then one is in another decade.
+pub fn skew(dice: &mut Dice) -> SignedDuration {
+    let most_seconds = match dice.within(0..10) {
+        0..5 => 5,
+        5..9 => 20 * 3600,
+        _ => 10 * 365 * 86_400,
+    };
+    SignedDuration::from_secs(dice.within(0..2 * most_seconds + 1) as i64 - most_seconds as i64)
+}
