@@ -149,7 +149,7 @@ pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<Sessi
     let machine = machines.into_iter().find(|(number, _)| *number == plan.machine);
     let machine = machine.ok_or(BeginError::NoMachine(plan.machine))?;
     let early_log = match vault.leaves_out(LeftOut::LogAfterSession) {
-        true => Some(gclog::read(vault.records()).await?),
+        true => Some(vault.log().await?),
         false => None,
     };
     let number = create_session(vault, &plan).await?;
