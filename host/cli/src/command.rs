@@ -9,6 +9,7 @@ mod fate;
 mod forget;
 mod init;
 mod jobs;
+mod key;
 mod plugin;
 mod points;
 mod restore;
@@ -47,6 +48,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Unpin(args) => stop::or_dropped(fate::unpin(args, global, output)).await,
         Command::Verify(args) => stop::or_dropped(verify::run(args, global, output)).await,
         Command::Clean(args) => stop::or_dropped(clean::run(args, global, output)).await,
+        Command::Key(args) => key::run(&args.command, global, output).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
         Command::Completions(args) => completions::run(args, output),

@@ -37,7 +37,7 @@ pub use clean::{
 pub use clock::{Clock, SystemClock};
 pub use fate::{FateChange, FateError};
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
-pub use key::{Credential, KeyError, RecoveryKey};
+pub use key::{Credential, KeyError, RecoveryKey, SlotKind};
 pub use pack::{ChunkKind, Decoder, Encoder};
 pub use point::{
     Compared, ComparedHow, Consistency, ConsistencyReached, Fate, HookOutcome, MapRoot, Note, NoteLevel, Pin, Point,
@@ -47,5 +47,8 @@ pub use read::{ChunkReader, Location, PackRef, ReadError};
 pub use register::Session;
 pub use session::{BeginError, Claim, CommitError, PutReport, SessionPlan, SessionWriter, WriteError, WriteStats};
 pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions};
-pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Tuning, Vault};
+pub use vault::{
+    ChunkHasher, Encryption, InitError, InitOptions, Initialized, KeySlot, KeysError, OpenError, OpenOptions, Rotated,
+    Rotation, SlotState, Tuning, Vault, VaultKeys,
+};
 pub use verify::{Damage, Touched, VerifyPlan, VerifyProgress, VerifyReport};

@@ -2,7 +2,9 @@
 
 pub(crate) mod format;
 mod init;
+mod keys;
 mod open;
+mod rotate;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +28,9 @@ use crate::store::Store;
 use crate::verify::{self, VerifyPlan, VerifyProgress, VerifyReport};
 
 pub use init::{Encryption, InitError, InitOptions, Initialized};
+pub use keys::{KeySlot, KeysError, SlotState, VaultKeys};
 pub use open::{OpenError, OpenOptions};
+pub use rotate::{Rotated, Rotation};
 
 /// What names chunks: the first 20 bytes of BLAKE3 keyed by a key of the vault that never changes.
 #[derive(Clone, Copy)]
