@@ -137,6 +137,7 @@ pub fn store(settings: &VaultConfig) -> anyhow::Result<Store> {
         session_token: None,
         account: from.account.clone(),
         account_key: secret(&from.account_key)?,
+        sas_token: secret(&from.sas_token)?,
         emulator: from.emulator,
     };
     let config = StoreConfig {

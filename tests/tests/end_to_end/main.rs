@@ -7,6 +7,8 @@ mod disks;
 mod forget;
 mod full_disk;
 mod hooks;
+mod keys;
 mod plugins;
 mod reflink;
+mod roles;
 mod stores;

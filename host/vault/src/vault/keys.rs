@@ -2,6 +2,8 @@
 //!
 //! None of this changes what the vault's key is, so a key that is taken away opens nothing new only after a rotation.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
 use super::open::{OpenError, Proven, prove};
@@ -275,7 +277,7 @@ impl VaultKeys {
         // The one in use is known to be there, whatever the listing shows.
         let valid = newest.iter().filter(|slot| slot.label().is_some());
         let others = valid.map(|slot| slot.name.clone()).chain([self.slot.clone()]);
-        let others: Vec<String> = others.filter(|name| *name != target.name).collect();
+        let others: BTreeSet<String> = others.filter(|name| *name != target.name).collect();
         let counts = target.generation == self.generation();
         if let Some(label) = target.label().filter(|_| counts) {
             let label = label.to_owned();
@@ -297,7 +299,7 @@ impl VaultKeys {
         Ok(target)
     }
 
-    async fn any_is_there(&self, names: &[String]) -> Result<bool, StoreError> {
+    async fn any_is_there(&self, names: &BTreeSet<String>) -> Result<bool, StoreError> {
         for name in names {
             if self.store.size(&object::slot(self.generation(), name)).await?.is_some() {
                 return Ok(true);

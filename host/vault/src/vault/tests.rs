@@ -2,6 +2,7 @@
 
 mod keys;
 mod refused;
+mod roles;
 mod rotation;
 
 use std::sync::Arc;
