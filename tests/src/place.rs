@@ -34,11 +34,22 @@ impl Place {
 
     /// The same below a given folder.
     pub fn within(parent: &Path, kind: VaultKind) -> Self {
+        Self::make(parent, |folder| {
+            format!("{}key = {{ file = \"main.key\" }}\n", kind.config(folder))
+        })
+    }
+
+    /// A place whose vault's table has just these lines.
+    pub fn with_vault(lines: &str) -> Self {
+        Self::make(&std::env::temp_dir(), |_| lines.to_owned())
+    }
+
+    fn make(parent: &Path, vault: impl FnOnce(&Path) -> String) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("coffre-test-")
             .tempdir_in(parent)
             .unwrap();
-        let vault = format!("{}key = {{ file = \"main.key\" }}\n", kind.config(folder.path()));
+        let vault = vault(folder.path());
         fs::create_dir(folder.path().join("images")).unwrap();
         let place = Self {
             folder,
@@ -64,6 +75,19 @@ impl Place {
         self.config.push_str(lines);
         self.write_config();
         self
+    }
+
+    /// Exchanges words in the vault's table.
+    pub fn change_vault(&mut self, from: &str, to: &str) {
+        assert!(self.vault.contains(from), "`{from}` is not in:\n{}", self.vault);
+        self.vault = self.vault.replace(from, to);
+        self.write_config();
+    }
+
+    /// A file that only its owner may read, as secrets are.
+    pub fn write_secret(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).unwrap();
+        fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Makes the vault.

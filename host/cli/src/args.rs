@@ -1,7 +1,11 @@
 //! The words of the command line: what may be typed, and the help for it.
 
+mod key;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use key::{AddKeyArgs, KeyArgs, KeyCommand, NewKeys, RemoveKeyArgs, RotateKeyArgs};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -73,6 +77,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Clean(CleanArgs),
     Repair(RepairArgs),
+    Key(KeyArgs),
     Jobs(JobsArgs),
     Config(ConfigArgs),
     Plugin(PluginArgs),

@@ -9,6 +9,7 @@ mod fate;
 mod forget;
 mod init;
 mod jobs;
+mod key;
 mod plugin;
 mod points;
 mod repair;
@@ -51,6 +52,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Repair(args) => match &args.command {
             RepairCommand::Index(args) => stop::or_dropped(repair::index(args, global, output)).await,
         },
+        Command::Key(args) => key::run(&args.command, global, output).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
         Command::Completions(args) => completions::run(args, output),

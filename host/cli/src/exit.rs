@@ -14,7 +14,7 @@ use coffre_engine::state::StateError;
 use coffre_engine::{HookFailure, HookFailureKind, ProviderError, ProviderErrorKind};
 use coffre_sandbox::PluginError;
 use coffre_vault::{
-    CleanError, CommitError, FateError, InitError, KeyError, OpenError, ReadError, RepairError, StoreError,
+    CleanError, CommitError, FateError, InitError, KeyError, KeysError, OpenError, ReadError, RepairError, StoreError,
 };
 
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
@@ -135,6 +135,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, init))
         .or_else(|| one(cause, open))
         .or_else(|| one(cause, clean))
+        .or_else(|| one(cause, keys))
         .or_else(|| one(cause, store))
         // What many threads of one session are told stands in the chain as it is shared.
         .or_else(|| one(cause, |error: &Arc<StoreError>| store(error)))
@@ -237,6 +238,8 @@ fn key(error: &KeyError) -> Known {
         KeyError::TooShort { .. } => {
             "a random key: head -c 32 /dev/urandom > FILE; something that a person can type is a `passphrase-file`"
         }
+        KeyError::EasySecret { .. } => "a random key: head -c 32 /dev/urandom > FILE",
+        KeyError::EasyPassphrase { .. } => "several words that nobody would guess, or a key file of random bytes",
         KeyError::RecoveryLength { .. } | KeyError::RecoveryCharacter(_) | KeyError::RecoveryChecksum => {
             "type it again, as `coffre init` showed it"
         }
@@ -260,6 +263,10 @@ fn read(error: &ReadError) -> Known {
         ReadError::Newer { .. } => (Some(Exit::Failed), Some("use a newer version of Coffre".to_owned())),
         // What failed below says more.
         ReadError::Store(_) | ReadError::Cache { .. } => (None, None),
+        ReadError::KeyRotated { .. } => {
+            let hint = "run it again: it will open the vault with the new key";
+            (Some(Exit::TryAgain), Some(hint.to_owned()))
+        }
         _ => {
             let hint = "`coffre verify VAULT --read-data` names every point, disk and range that is damaged";
             (Some(Exit::Failed), Some(hint.to_owned()))
@@ -386,6 +393,45 @@ fn init(error: &InitError) -> Known {
     (Some(exit), Some(hint.to_owned()))
 }
 
+fn keys(error: &KeysError) -> Known {
+    let (exit, hint) = match error {
+        KeysError::Label { .. } => (Exit::Usage, "a word or two, as in --new-key-file laptop=FILE"),
+        KeysError::LabelTaken { .. } => (Exit::Usage, "give it another label, as in --new-key-file laptop=FILE"),
+        KeysError::OpensAlready { .. } => (Exit::Usage, "each key opens the vault once; leave this one out"),
+        KeysError::Full => (
+            Exit::Failed,
+            "`coffre key list VAULT` shows them, `coffre key remove VAULT LABEL` makes room",
+        ),
+        KeysError::NotFound { .. } => (Exit::Usage, "`coffre key list VAULT --all` lists labels and slots"),
+        KeysError::Ambiguous { .. } => (Exit::Usage, "name the slot, as `coffre key list VAULT` shows it"),
+        KeysError::InUse { .. } => (
+            Exit::Usage,
+            "--force removes it all the same; the configuration needs another `key` then",
+        ),
+        KeysError::Last { .. } => (
+            Exit::Failed,
+            "without it nobody would ever read the vault again; first add another: `coffre key add VAULT`",
+        ),
+        KeysError::WouldDrop { .. } => (
+            Exit::Usage,
+            "--drop-others leaves them behind; a new key under the same label replaces one, as in --new-key-file laptop=FILE",
+        ),
+        KeysError::MadeAgain { .. } => (Exit::TryAgain, "`coffre key list VAULT` shows what is there now"),
+        KeysError::RotatedMeanwhile => (Exit::TryAgain, "run it again if it is still wanted"),
+        KeysError::Unknown { .. } => (
+            Exit::TryAgain,
+            "`coffre key list VAULT` shows the generation; if it has grown, `coffre key add VAULT --recovery-key` makes a \
+             recovery key that you know",
+        ),
+        KeysError::NotWritten { .. } => (
+            Exit::Failed,
+            "the store does not keep what it is given; do not trust it",
+        ),
+        KeysError::Key { .. } | KeysError::Store { .. } => return (None, None),
+    };
+    (Some(exit), Some(hint.to_owned()))
+}
+
 const REACH: &str = "check the vault's url and endpoint, the network, and that the store is running";
 
 fn open(error: &OpenError) -> Known {
@@ -399,6 +445,10 @@ fn open(error: &OpenError) -> Known {
         OpenError::WrongKey { .. } => (
             Exit::Denied,
             "check which key the vault's `key` names; the recovery key opens it too: key = { recovery-key-file = \"FILE\" }",
+        ),
+        OpenError::LeftBehind { .. } => (
+            Exit::Denied,
+            "use a key that was carried over, or have somebody who has one add yours again: `coffre key add VAULT`",
         ),
         OpenError::KeyNeeded => (
             Exit::Config,
@@ -448,7 +498,13 @@ mod tests {
 
     #[test]
     fn an_error_of_a_lower_crate_decides_the_exit_code_below_any_context() {
-        assert_eq!(exit_of(OpenError::WrongKey { slots: 2 }), Exit::Denied);
+        assert_eq!(
+            exit_of(OpenError::WrongKey {
+                slots: 2,
+                unreadable: 0
+            }),
+            Exit::Denied
+        );
         assert_eq!(exit_of(OpenError::NotThere), Exit::Config);
         assert_eq!(exit_of(KeyError::TooShort { bytes: 5 }), Exit::Config);
         assert_eq!(

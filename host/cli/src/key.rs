@@ -16,6 +16,15 @@ use crate::exit::Complaint;
 /// What the vault asks of a secret that it does not stretch.
 const KEY_BYTES: usize = 32;
 
+/// What a key is called where nobody gave it a label.
+pub fn usual_label(kind: KeyKind) -> &'static str {
+    match kind {
+        KeyKind::Secret => "key",
+        KeyKind::Passphrase => "passphrase",
+        KeyKind::RecoveryKey => "recovery",
+    }
+}
+
 /// Makes the key file if the configuration names one that is not there yet, and says so. It is on the disk before the
 /// vault is made: a vault whose key was lost in a crash would be worth nothing.
 pub fn make_file_if_missing(key: &KeyConfig) -> anyhow::Result<Option<PathBuf>> {

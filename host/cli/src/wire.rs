@@ -6,7 +6,8 @@ use coffre_engine::config::{Config, KeyConfig, KeyKind, VaultConfig};
 use coffre_engine::secret::SecretSource;
 use coffre_engine::state::State;
 use coffre_vault::{
-    Credential, OpenError, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault,
+    Credential, OpenError, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault, VaultId,
+    VaultKeys,
 };
 use zeroize::Zeroizing;
 
@@ -28,48 +29,90 @@ pub struct NamedVault {
 
 /// Opens a vault, and pins its id at the first time.
 pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVault> {
-    let settings = config.vault(name)?;
-    let doing = || format!("cannot open vault `{name}` at {}", settings.url);
-    let store = store(settings).with_context(doing)?;
-    let key = settings.key.as_ref();
-    let credential = key
-        .map(credential)
-        .transpose()
-        .with_context(|| format!("cannot get the key of vault `{name}`"))?;
-    let state = State::new(&config.coffre.state);
-    let pinned = state.pinned_vault(name)?;
+    let way = WayIn::find(config, name)?;
     let options = OpenOptions {
         cache_folder: config.coffre.cache.clone(),
-        expect_id: pinned,
-        allow_unencrypted: settings.key.is_none(),
+        expect_id: way.pinned,
+        allow_unencrypted: way.settings.key.is_none(),
     };
-    let vault = match Vault::open(store, credential, options).await {
-        Err(error @ OpenError::IdChanged { .. }) => {
-            let hint = format!(
-                "somebody put another vault there, or the url changed; if that was you, remove {}",
-                state.vault_pin(name).display()
-            );
-            return Err(error).context(Complaint {
-                exit: Some(Exit::Denied),
-                text: doing(),
-                hint: Some(hint),
-            });
-        }
-        opened => opened.with_context(doing)?,
-    };
-    if pinned.is_none() {
-        remember(&state, name, &vault);
-    }
+    let opened = Vault::open(way.store.clone(), way.credential.clone(), options).await;
+    let vault = way.judge(opened)?;
+    way.remember(vault.id());
     Ok(NamedVault {
         name: name.to_owned(),
         vault,
     })
 }
 
-/// Reading works without a pin (a restore by somebody who may not write the state folder), so this only warns.
-fn remember(state: &State, name: &str, vault: &Vault) {
-    if let Err(error) = state.pin_vault(name, vault.id()) {
-        tracing::warn!("vault `{name}` is not pinned on this host: {}", Chain(&error));
+/// Opens a vault for its keys.
+pub async fn open_keys(config: &Config, name: &str) -> anyhow::Result<VaultKeys> {
+    let way = WayIn::find(config, name)?;
+    let Some(credential) = way.credential.clone() else {
+        let hint = "it is sealed with no key at all: everybody who can read its store can read its disks";
+        return Err(Complaint::usage(format!("vault `{name}` is not encrypted, so it has no keys"), hint).into());
+    };
+    let opened = VaultKeys::open(way.store.clone(), credential, way.pinned).await;
+    let keys = way.judge(opened)?;
+    way.remember(keys.vault());
+    Ok(keys)
+}
+
+/// What opening a vault takes.
+struct WayIn<'a> {
+    name: &'a str,
+    settings: &'a VaultConfig,
+    store: Store,
+    credential: Option<Credential>,
+    state: State,
+    pinned: Option<VaultId>,
+}
+
+impl<'a> WayIn<'a> {
+    fn find(config: &'a Config, name: &'a str) -> anyhow::Result<Self> {
+        let settings = config.vault(name)?;
+        let store = store(settings).with_context(|| format!("cannot open vault `{name}` at {}", settings.url))?;
+        let key = settings.key.as_ref();
+        let credential = key
+            .map(credential)
+            .transpose()
+            .with_context(|| format!("cannot get the key of vault `{name}`"))?;
+        let state = State::new(&config.coffre.state);
+        let pinned = state.pinned_vault(name)?;
+        Ok(Self {
+            name,
+            settings,
+            store,
+            credential,
+            state,
+            pinned,
+        })
+    }
+
+    fn judge<T>(&self, opened: Result<T, OpenError>) -> anyhow::Result<T> {
+        let doing = || format!("cannot open vault `{}` at {}", self.name, self.settings.url);
+        match opened {
+            Err(error @ OpenError::IdChanged { .. }) => {
+                let hint = format!(
+                    "somebody put another vault there, or the url changed; if that was you, remove {}",
+                    self.state.vault_pin(self.name).display()
+                );
+                Err(error).context(Complaint {
+                    exit: Some(Exit::Denied),
+                    text: doing(),
+                    hint: Some(hint),
+                })
+            }
+            opened => opened.with_context(doing),
+        }
+    }
+
+    /// Reading works without a pin (a restore by somebody who may not write the state folder), so this only warns.
+    fn remember(&self, id: VaultId) {
+        if self.pinned.is_none()
+            && let Err(error) = self.state.pin_vault(self.name, id)
+        {
+            tracing::warn!("vault `{}` is not pinned on this host: {}", self.name, Chain(&error));
+        }
     }
 }
 
@@ -94,6 +137,7 @@ pub fn store(settings: &VaultConfig) -> anyhow::Result<Store> {
         session_token: None,
         account: from.account.clone(),
         account_key: secret(&from.account_key)?,
+        sas_token: secret(&from.sas_token)?,
         emulator: from.emulator,
     };
     let config = StoreConfig {

@@ -39,7 +39,7 @@ pub use clean::{
 pub use clock::{Clock, SystemClock};
 pub use fate::{FateChange, FateError};
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
-pub use key::{Credential, KeyError, RecoveryKey};
+pub use key::{Credential, KeyError, RecoveryKey, SlotKind};
 pub use pack::{ChunkKind, Decoder, Encoder};
 pub use point::{
     Compared, ComparedHow, Consistency, ConsistencyReached, Fate, HookOutcome, MapRoot, Note, NoteLevel, Pin, Point,
@@ -53,5 +53,8 @@ pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions}
 pub use suspect::{Suspect, SuspectPiece, SuspectWalk, Suspects};
 #[cfg(any(test, feature = "testing"))]
 pub use vault::LeftOut;
-pub use vault::{ChunkHasher, Encryption, InitError, InitOptions, Initialized, OpenError, OpenOptions, Tuning, Vault};
+pub use vault::{
+    ChunkHasher, Encryption, InitError, InitOptions, Initialized, KeySlot, KeysError, OpenError, OpenOptions, Rotated,
+    Rotation, SlotState, Tuning, Vault, VaultKeys,
+};
 pub use verify::{Damage, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport};

@@ -108,6 +108,14 @@ pub(crate) fn gclog(number: u32) -> String {
     format!("gclog/{number:08x}")
 }
 
+pub(crate) fn generation(number: u32) -> String {
+    format!("generations/{number:08x}")
+}
+
+pub(crate) fn slots(generation: u32) -> String {
+    format!("{KEYS}/{generation:08x}")
+}
+
 pub(crate) fn slot(generation: u32, name: &str) -> String {
     format!("{KEYS}/{generation:08x}/{name}")
 }

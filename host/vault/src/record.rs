@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 
 use crate::clock::Clock;
 use crate::ids::VaultId;
-use crate::key::KeyRing;
+use crate::key::{Cipher, KeyRing, generation_exists};
 use crate::object::{HEADER_BYTES, Header, HeaderError, ObjectType};
 use crate::read::ReadError;
-use crate::seal::{self, DIRECTORY_POSITION, Sealer, TAG_BYTES};
+use crate::seal::{self, DIRECTORY_POSITION, Sealer, SealerError, TAG_BYTES};
 use crate::store::{Store, StoreError};
 
 /// Records of one JSON document: a point with 64 hooks of 64 KiB output each, or a checkpoint of many thousand points.
@@ -54,7 +54,12 @@ impl Records<'_> {
             },
             other => damaged(other.to_string()),
         })?;
-        let sealer = Sealer::new(self.ring, self.vault, object, &header).map_err(|error| damaged(error.to_string()))?;
+        let sealer = Sealer::new(self.ring, self.vault, object, &header).map_err(|error| match error {
+            SealerError::Generation if self.ring.cipher != Cipher::Checksum => ReadError::KeyRotated {
+                object: object.to_owned(),
+            },
+            SealerError::Generation | SealerError::Cipher => damaged(error.to_string()),
+        })?;
         let sealed = &bytes[HEADER_BYTES..];
         let mut body = vec![0; sealed.len().saturating_sub(TAG_BYTES)];
         sealer
@@ -88,8 +93,26 @@ impl Records<'_> {
         object: &str,
     ) -> Result<Option<T>, ReadError> {
         match self.store.get(object, RECORD_LIMIT_BYTES).await? {
-            Some(bytes) => self.open_json(object_type, object, &bytes).map(Some),
+            Some(bytes) => match self.open_json(object_type, object, &bytes) {
+                Ok(value) => Ok(Some(value)),
+                Err(error) => Err(self.settle(error).await),
+            },
             None => Ok(None),
+        }
+    }
+
+    /// Asks the store whether there was a rotation, where a header says so: it may be a header with a flipped bit.
+    pub(crate) async fn settle(&self, error: ReadError) -> ReadError {
+        let ReadError::KeyRotated { object } = error else {
+            return error;
+        };
+        match generation_exists(self.store, self.ring.current() + 1).await {
+            Ok(true) => ReadError::KeyRotated { object },
+            Ok(false) => ReadError::Damaged {
+                object,
+                what: SealerError::Generation.to_string(),
+            },
+            Err(error) => error.into(),
         }
     }
 

@@ -41,7 +41,7 @@ pub enum Fault {
     AlreadyThere,
     /// Nothing is done, and the answer is "already there": S3's 409 for two at once.
     ConflictWithNothingStored,
-    /// Reads only: 404.
+    /// Reads and deletes only: 404.
     NotFound,
     /// Nothing is done, since whoever asks may not: a role, a retention time.
     Deny,
@@ -61,17 +61,26 @@ pub enum Creates {
 /// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
+    /// Put-if-absent.
     Put,
+    /// A put that replaces what is there, or updates it.
+    Overwrite,
+    /// A put in parts, which cannot be conditional.
+    Multipart,
     Get,
     Head,
     List,
     Delete,
+    /// And rename.
+    Copy,
 }
 
 struct Rule {
     request: Request,
     prefix: String,
     fault: Fault,
+    /// Requests that pass before the first fault.
+    after: usize,
     times: usize,
 }
 
@@ -80,6 +89,7 @@ struct State {
     creates: Creates,
     rules: Vec<Rule>,
     hidden: Vec<String>,
+    hidden_once: Vec<String>,
     seen: Vec<(Request, String)>,
     /// How many requests are left until the one at which the client dies, and what becomes of that one.
     dies: Option<(usize, Fault)>,
@@ -126,10 +136,16 @@ impl FaultStore {
 
     /// The next `times` requests of this kind to objects below `prefix` meet a fault.
     pub fn inject(&self, request: Request, prefix: &str, fault: Fault, times: usize) {
+        self.inject_after(request, prefix, 0, fault, times);
+    }
+
+    /// The same, once `after` such requests have passed.
+    pub fn inject_after(&self, request: Request, prefix: &str, after: usize, fault: Fault, times: usize) {
         self.state.lock().rules.push(Rule {
             request,
             prefix: prefix.to_owned(),
             fault,
+            after,
             times,
         });
     }
@@ -161,11 +177,17 @@ impl FaultStore {
         state.dies = None;
         state.rules.clear();
         state.hidden.clear();
+        state.hidden_once.clear();
     }
 
     /// Leaves objects below `prefix` out of listings from now on.
     pub fn hide(&self, prefix: &str) {
         self.state.lock().hidden.push(prefix.to_owned());
+    }
+
+    /// Leaves objects below `prefix` out of the next listing that would show some.
+    pub fn hide_once(&self, prefix: &str) {
+        self.state.lock().hidden_once.push(prefix.to_owned());
     }
 
     /// Every request so far, in order.
@@ -258,6 +280,10 @@ impl State {
         let matching =
             |rule: &&mut Rule| rule.times > 0 && rule.request == request && location.as_ref().starts_with(&rule.prefix);
         let rule = self.rules.iter_mut().find(matching)?;
+        if rule.after > 0 {
+            rule.after -= 1;
+            return None;
+        }
         rule.times -= 1;
         Some(rule.fault)
     }
@@ -317,7 +343,11 @@ fn not_found(location: &Path) -> Error {
 #[async_trait]
 impl ObjectStore for FaultStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
-        match self.fault(Request::Put, location) {
+        let request = match opts.mode {
+            PutMode::Create => Request::Put,
+            PutMode::Overwrite | PutMode::Update(_) => Request::Overwrite,
+        };
+        match self.fault(request, location) {
             None => self.put_really(location, payload, opts).await,
             Some(Fault::Refuse | Fault::NotFound) => Err(broken("refused")),
             Some(Fault::Deny) => Err(denied(location)),
@@ -333,7 +363,8 @@ impl ObjectStore for FaultStore {
         }
     }
 
-    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(&self, location: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.fault(Request::Multipart, location);
         Err(broken("multipart uploads cannot be conditional and are not used"))
     }
 
@@ -366,7 +397,14 @@ impl ObjectStore for FaultStore {
             return futures::stream::once(async { Err(broken("refused")) }).boxed();
         }
         let state = Arc::clone(&self.state);
-        let hidden = state.lock().hidden.clone();
+        let hidden = {
+            let mut state = state.lock();
+            let asked = prefix.map(Path::as_ref).unwrap_or_default();
+            let hidden_once = std::mem::take(&mut state.hidden_once);
+            let (now, later): (Vec<String>, _) = hidden_once.into_iter().partition(|name| name.starts_with(asked));
+            state.hidden_once = later;
+            [state.hidden.as_slice(), &now].concat()
+        };
         let shown = move |meta: &ObjectMeta| !hidden.iter().any(|prefix| meta.location.as_ref().starts_with(prefix));
         self.inner
             .list(prefix)
@@ -383,6 +421,7 @@ impl ObjectStore for FaultStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.fault(Request::Copy, to);
         self.inner.copy_opts(from, to, options).await
     }
 }

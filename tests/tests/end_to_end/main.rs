@@ -8,6 +8,8 @@ mod forget;
 mod full_disk;
 mod heal;
 mod hooks;
+mod keys;
 mod plugins;
 mod reflink;
+mod roles;
 mod stores;

@@ -76,6 +76,7 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
       verify       Check that a vault's recovery points can be restored
       clean        Take out of a vault what nothing needs any more
       repair       Make good what a vault has lost and can be had from what is left
+      key          List, add, remove and rotate the keys that open a vault
       jobs         What jobs did: phases, hooks, disks, outcomes
       config       Check, show or begin a configuration
       plugin       The plugins that are installed, what they ask for and what they were granted

@@ -47,8 +47,11 @@ pub async fn run(args: &InitArgs, global: &Global, output: &Output) -> anyhow::R
             key_file_made = key::make_file_if_missing(key)?;
             let credential =
                 wire::credential(key).with_context(|| format!("cannot get the key of vault `{}`", args.vault))?;
+            credential
+                .check_new()
+                .with_context(|| format!("vault `{}` cannot be made with this key", args.vault))?;
             Encryption::Encrypted {
-                slots: vec![(label(key.kind).to_owned(), credential)],
+                slots: vec![(key::usual_label(key.kind).to_owned(), credential)],
             }
         }
     };
@@ -89,14 +92,6 @@ pub async fn run(args: &InitArgs, global: &Global, output: &Output) -> anyhow::R
         recovery_key_file: None,
     };
     hand_over(&config, made, file, document, output)
-}
-
-fn label(kind: KeyKind) -> &'static str {
-    match kind {
-        KeyKind::Secret => "key",
-        KeyKind::Passphrase => "passphrase",
-        KeyKind::RecoveryKey => "recovery key",
-    }
 }
 
 /// The vault stands: from here on the recovery key is shown whatever else fails.

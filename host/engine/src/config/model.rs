@@ -79,6 +79,7 @@ pub struct StoreSettings {
     pub access_key_id: Option<SecretSource>,
     pub secret_access_key: Option<SecretSource>,
     pub account_key: Option<SecretSource>,
+    pub sas_token: Option<SecretSource>,
 }
 
 /// What opens a vault.

@@ -53,6 +53,7 @@ pub(super) struct Vault {
     pub access_key_id: Option<Spanned<Source>>,
     pub secret_access_key: Option<Spanned<Source>>,
     pub account_key: Option<Spanned<Source>>,
+    pub sas_token: Option<Spanned<Source>>,
 }
 
 /// Where a secret comes from: exactly one of these.

@@ -152,7 +152,10 @@ pub(crate) async fn read_piece(vault: &Arc<Inner>, piece: PackKey) -> Result<Opt
     let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else {
         return Ok(None);
     };
-    let body = vault.records().open(ObjectType::Index, &object, &bytes)?;
+    let body = match vault.records().open(ObjectType::Index, &object, &bytes) {
+        Ok(body) => body,
+        Err(error) => return Err(vault.records().settle(error).await),
+    };
     let listings = decode_piece(&body).map_err(|error| ReadError::Damaged {
         object,
         what: error.to_string(),

@@ -21,7 +21,7 @@ const GROUP: usize = 4;
 pub struct RecoveryKey(Zeroizing<Vec<u8>>);
 
 impl RecoveryKey {
-    pub(crate) fn generate() -> Self {
+    pub fn generate() -> Self {
         let mut secret: [u8; SECRET_BYTES] = random();
         let key = Self(Zeroizing::new(secret.to_vec()));
         secret.zeroize();
@@ -29,7 +29,7 @@ impl RecoveryKey {
     }
 
     pub fn credential(&self) -> Credential {
-        Credential::Secret(self.0.clone())
+        Credential::Recovery(self.0.clone())
     }
 }
 

@@ -2,21 +2,22 @@
 //!
 //! The order of opening is: bounds of the Argon2 parameters (a planted slot must not eat the machine), the stretched key, the
 //! commitment, and only then the unwrapping. The commitment makes a slot open with one key at most, which XChaCha20-Poly1305
-//! alone does not promise.
+//! alone does not promise. The MAC at the end is by the vault's key: it tells whoever opened the vault by another slot that
+//! this one was made by somebody who had the key too, and is not planted.
 
 use argon2::{Algorithm, Argon2, Params, Version};
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{Key, XChaCha20Poly1305, XNonce};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::ring::VaultKey;
+use super::signed::{Signed, SignedError};
+use super::wrapped::{DoesNotOpen, Wrapped};
 use super::{Credential, random};
 use crate::ids::VaultId;
 
-/// The first line of a slot; the number is its version.
-const MAGIC: &str = "COFFRE-KEY ";
-const VERSION: u32 = 1;
+/// The first line of a slot, before its version.
+const MAGIC: &str = "COFFRE-KEY";
 
 /// What new slots cost to open: 64 MiB and about 0.15 s. More memory would not fit beside a backup on small machines.
 const ARGON2_MEMORY_KIB: u32 = 64 * 1024;
@@ -45,6 +46,30 @@ pub(crate) enum SlotError {
     Damaged(&'static str),
 }
 
+impl From<SignedError> for SlotError {
+    fn from(error: SignedError) -> Self {
+        match error {
+            SignedError::Newer(version) => Self::Newer(version),
+            SignedError::Damaged(what) => Self::Damaged(what),
+        }
+    }
+}
+
+impl From<DoesNotOpen> for SlotError {
+    fn from(_: DoesNotOpen) -> Self {
+        Self::Damaged("its wrapped key does not open")
+    }
+}
+
+/// What a slot is opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotKind {
+    /// At least 32 random bytes: a key file, or what a variable or command holds.
+    Key,
+    Passphrase,
+    RecoveryKey,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 enum Stretch {
@@ -59,31 +84,42 @@ enum Stretch {
     },
 }
 
+/// The slot's second line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Wrapped {
-    nonce: String,
-    bytes: String,
-}
-
-/// A slot as it is stored: one line of magic and version, one of JSON.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Slot {
-    pub(crate) label: String,
+struct Contents {
+    label: String,
+    created_at: Timestamp,
+    /// A recovery key's; else a secret is a key of somebody's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    recovery: bool,
     stretch: Stretch,
     commitment: String,
     key: Wrapped,
-    /// The key of the generation before, sealed by this generation's key; absent in generation 0.
+    /// The key of the generation before, sealed by this generation's key; absent in generation 0. The generation's own
+    /// record has it too: this is for when that one is damaged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous: Option<Wrapped>,
+}
+
+/// A slot as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Slot(Signed<Contents>);
+
+/// The keys that a new slot holds.
+#[derive(Clone, Copy)]
+pub(crate) struct SlotKeys<'a> {
+    pub(crate) key: &'a VaultKey,
+    /// Of the generation before.
+    pub(crate) previous: Option<&'a VaultKey>,
 }
 
 impl Slot {
     pub(crate) fn make(
         label: &str,
+        created_at: Timestamp,
         credential: &Credential,
         context: SlotContext<'_>,
-        key: &VaultKey,
-        previous: Option<&VaultKey>,
+        keys: SlotKeys<'_>,
     ) -> Result<Self, SlotError> {
         let salt = hex::encode(random::<16>());
         let stretch = match credential {
@@ -93,55 +129,82 @@ impl Slot {
                 lanes: 1,
                 salt,
             },
-            Credential::Secret(_) => Stretch::Secret { salt },
+            Credential::Secret(_) | Credential::Recovery(_) => Stretch::Secret { salt },
         };
         let stretched = stretched(&stretch, credential)?;
-        Ok(Self {
+        let wrapping = wrapping_key(&stretched);
+        let contents = Contents {
             label: label.to_owned(),
+            created_at,
+            recovery: matches!(credential, Credential::Recovery(_)),
             stretch,
             commitment: commitment(&stretched, context).to_hex().to_string(),
-            key: wrap(&wrapping_key(&stretched), key, &associated("slot", context)),
-            previous: previous.map(|previous| wrap(&chain_key(key), previous, &associated("previous", context))),
-        })
+            key: Wrapped::wrap(&wrapping, keys.key, &associated("slot", context)),
+            previous: (keys.previous)
+                .map(|previous| Wrapped::wrap(&chain_key(keys.key), previous, &associated("previous", context))),
+        };
+        let key = mac_key(keys.key);
+        Ok(Self(Signed::sign(
+            MAGIC,
+            contents,
+            &key,
+            &associated("slot mac", context),
+        )))
     }
 
+    /// The vault's key, if the slot is for this credential and as it was made.
     pub(crate) fn open(&self, credential: &Credential, context: SlotContext<'_>) -> Result<VaultKey, SlotError> {
-        let stretched = stretched(&self.stretch, credential)?;
-        let expected = blake3::Hash::from_hex(&self.commitment)
+        let contents = &self.0.contents;
+        let stretched = stretched(&contents.stretch, credential)?;
+        let expected = blake3::Hash::from_hex(&contents.commitment)
             .map_err(|_| SlotError::Damaged("its commitment is no 64 hexadecimal digits"))?;
         // blake3::Hash compares in constant time.
         if commitment(&stretched, context) != expected {
             return Err(SlotError::WrongKey);
         }
-        unwrap(&wrapping_key(&stretched), &self.key, &associated("slot", context))
+        let key = contents
+            .key
+            .unwrap(&wrapping_key(&stretched), &associated("slot", context))?;
+        if !self.is_made_with(&key, context) {
+            return Err(SlotError::Damaged("it was changed: its MAC is wrong"));
+        }
+        Ok(key)
+    }
+
+    /// Whether somebody who had this key of the vault made the slot, as it is and for this place.
+    pub(crate) fn is_made_with(&self, key: &VaultKey, context: SlotContext<'_>) -> bool {
+        self.0.is_signed_by(&mac_key(key), &associated("slot mac", context))
     }
 
     /// The key of the generation before, by the key of this slot's generation.
     pub(crate) fn previous(&self, key: &VaultKey, context: SlotContext<'_>) -> Result<VaultKey, SlotError> {
-        let previous = self
-            .previous
-            .as_ref()
-            .ok_or(SlotError::Damaged("it has no key of the generation before"))?;
-        unwrap(&chain_key(key), previous, &associated("previous", context))
+        let previous = self.0.contents.previous.as_ref();
+        let previous = previous.ok_or(SlotError::Damaged("it has no key of the generation before"))?;
+        Ok(previous.unwrap(&chain_key(key), &associated("previous", context))?)
+    }
+
+    pub(crate) fn label(&self) -> &str {
+        &self.0.contents.label
+    }
+
+    pub(crate) fn created_at(&self) -> Timestamp {
+        self.0.contents.created_at
+    }
+
+    pub(crate) fn kind(&self) -> SlotKind {
+        match self.0.contents.stretch {
+            Stretch::Argon2id { .. } => SlotKind::Passphrase,
+            Stretch::Secret { .. } if self.0.contents.recovery => SlotKind::RecoveryKey,
+            Stretch::Secret { .. } => SlotKind::Key,
+        }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let json = serde_json::to_string(self).expect("a slot is plain data");
-        format!("{MAGIC}{VERSION}\n{json}\n").into_bytes()
+        self.0.encode()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, SlotError> {
-        let text = std::str::from_utf8(bytes).map_err(|_| SlotError::Damaged("it is no text"))?;
-        let (first, json) = text
-            .split_once('\n')
-            .ok_or(SlotError::Damaged("it has one line only"))?;
-        let version = first.strip_prefix(MAGIC).and_then(|version| version.parse().ok());
-        match version {
-            Some(VERSION) => {}
-            Some(newer) if newer > VERSION => return Err(SlotError::Newer(newer)),
-            _ => return Err(SlotError::Damaged("it does not begin as a key slot does")),
-        }
-        serde_json::from_str(json).map_err(|_| SlotError::Damaged("its second line is no slot in JSON"))
+        Ok(Self(Signed::decode(MAGIC, bytes)?))
     }
 }
 
@@ -175,14 +238,13 @@ fn stretched(stretch: &Stretch, credential: &Credential) -> Result<Zeroizing<[u8
                 .map_err(|_| SlotError::Damaged("its Argon2id parameters are impossible"))?;
             Ok(out)
         }
-        (Stretch::Secret { salt }, Credential::Secret(secret)) => {
+        (Stretch::Secret { salt }, Credential::Secret(secret) | Credential::Recovery(secret)) => {
             let mut hasher = blake3::Hasher::new_derive_key("coffre v1 slot secret");
             hasher.update(&salt_of(salt)?).update(secret);
             Ok(Zeroizing::new(*hasher.finalize().as_bytes()))
         }
-        (Stretch::Argon2id { .. }, Credential::Secret(_)) | (Stretch::Secret { .. }, Credential::Passphrase(_)) => {
-            Err(SlotError::WrongKey)
-        }
+        (Stretch::Argon2id { .. }, Credential::Secret(_) | Credential::Recovery(_))
+        | (Stretch::Secret { .. }, Credential::Passphrase(_)) => Err(SlotError::WrongKey),
     }
 }
 
@@ -202,6 +264,10 @@ fn chain_key(key: &VaultKey) -> Zeroizing<[u8; 32]> {
     ))
 }
 
+fn mac_key(key: &VaultKey) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(blake3::derive_key("coffre v1 slot mac", key.as_slice()))
+}
+
 fn associated(purpose: &str, context: SlotContext<'_>) -> Vec<u8> {
     format!(
         "coffre {purpose} {} {:08x} {}",
@@ -210,49 +276,17 @@ fn associated(purpose: &str, context: SlotContext<'_>) -> Vec<u8> {
     .into_bytes()
 }
 
-fn wrap(with: &[u8; 32], key: &VaultKey, associated: &[u8]) -> Wrapped {
-    let nonce: [u8; 24] = random();
-    let sealed = XChaCha20Poly1305::new(&Key::from(*with))
-        .encrypt(
-            &XNonce::from(nonce),
-            Payload {
-                msg: key.as_slice(),
-                aad: associated,
-            },
-        )
-        .expect("32 bytes are never too long to seal");
-    Wrapped {
-        nonce: hex::encode(nonce),
-        bytes: hex::encode(sealed),
-    }
-}
-
-fn unwrap(with: &[u8; 32], wrapped: &Wrapped, associated: &[u8]) -> Result<VaultKey, SlotError> {
-    const DAMAGED: SlotError = SlotError::Damaged("its wrapped key does not open");
-    let mut nonce = [0; 24];
-    hex::decode_to_slice(&wrapped.nonce, &mut nonce).map_err(|_| DAMAGED)?;
-    let mut sealed = [0; 48];
-    hex::decode_to_slice(&wrapped.bytes, &mut sealed).map_err(|_| DAMAGED)?;
-    let opened = XChaCha20Poly1305::new(&Key::from(*with))
-        .decrypt(
-            &XNonce::from(nonce),
-            Payload {
-                msg: &sealed,
-                aad: associated,
-            },
-        )
-        .map_err(|_| DAMAGED)?;
-    let opened = Zeroizing::new(opened);
-    let mut key = Zeroizing::new([0; 32]);
-    key.copy_from_slice(&opened);
-    Ok(key)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A slot with these keys, made at no time in particular.
+    fn make(credential: &Credential, context: SlotContext<'_>, key: &VaultKey, previous: Option<&VaultKey>) -> Slot {
+        let keys = SlotKeys { key, previous };
+        Slot::make("main", Timestamp::UNIX_EPOCH, credential, context, keys).unwrap()
+    }
 
     fn context(name: &str) -> SlotContext<'_> {
         SlotContext {
@@ -274,7 +308,7 @@ mod tests {
     fn a_slot_opens_with_its_credential_in_its_place_alone() {
         let key: VaultKey = Zeroizing::new(random());
         for (right, wrong) in [(secret(1), secret(2)), (passphrase("right"), passphrase("wrong"))] {
-            let slot = Slot::make("main", &right, context("a"), &key, None).unwrap();
+            let slot = make(&right, context("a"), &key, None);
             let slot = Slot::decode(&slot.encode()).unwrap();
             assert_eq!(slot.open(&right, context("a")).unwrap(), key);
             assert_eq!(slot.open(&wrong, context("a")).unwrap_err(), SlotError::WrongKey);
@@ -289,29 +323,54 @@ mod tests {
             generation: 1,
             ..context("a")
         };
-        let slot = Slot::make("main", &secret(1), context, &new, Some(&old)).unwrap();
+        let slot = make(&secret(1), context, &new, Some(&old));
         assert_eq!(slot.previous(&new, context).unwrap(), old);
         assert!(slot.previous(&old, context).is_err());
     }
 
     #[test]
-    fn a_planted_slot_does_not_eat_the_machine() {
-        let mut slot = Slot::make("main", &secret(1), context("a"), &Zeroizing::new([0; 32]), None).unwrap();
-        slot.stretch = Stretch::Argon2id {
-            memory_kib: u32::MAX,
-            passes: 1,
-            lanes: 1,
-            salt: "00".repeat(16),
-        };
+    fn whoever_has_the_key_tells_a_slot_of_the_vault_from_a_planted_or_changed_one() {
+        let (key, other): (VaultKey, VaultKey) = (Zeroizing::new([1; 32]), Zeroizing::new([2; 32]));
+        let slot = make(&secret(1), context("a"), &key, None);
+        assert!(slot.is_made_with(&key, context("a")));
+        assert!(!slot.is_made_with(&key, context("b")));
+        assert!(!make(&secret(1), context("a"), &other, None).is_made_with(&key, context("a")));
+        let text = String::from_utf8(slot.encode()).unwrap().replace("main", "pain");
+        let relabelled = Slot::decode(text.as_bytes()).unwrap();
+        assert!(!relabelled.is_made_with(&key, context("a")));
         assert!(matches!(
-            slot.open(&passphrase("x"), context("a")),
+            relabelled.open(&secret(1), context("a")),
             Err(SlotError::Damaged(_))
         ));
     }
 
     #[test]
+    fn a_planted_slot_does_not_eat_the_machine() {
+        let mut slot = make(&secret(1), context("a"), &Zeroizing::new([0; 32]), None);
+        for (memory_kib, passes, lanes) in [
+            (u32::MAX, 1, 1),
+            (ARGON2_MEMORY_LIMIT_KIB + 1, 1, 1),
+            (64, u32::MAX, 1),
+            (64, ARGON2_PASSES_LIMIT + 1, 1),
+            (64, 1, ARGON2_LANES_LIMIT + 1),
+            (0, 0, 0),
+            (64, 0, 1),
+            (1, 1, 1),
+        ] {
+            slot.0.contents.stretch = Stretch::Argon2id {
+                memory_kib,
+                passes,
+                lanes,
+                salt: "00".repeat(16),
+            };
+            let opened = slot.open(&passphrase("x"), context("a"));
+            assert!(matches!(opened, Err(SlotError::Damaged(_))), "{opened:?}");
+        }
+    }
+
+    #[test]
     fn a_newer_slot_says_so() {
-        assert_eq!(Slot::decode(b"COFFRE-KEY 2\n{}\n"), Err(SlotError::Newer(2)));
+        assert_eq!(Slot::decode(b"COFFRE-KEY 2\n{}\nmac 00\n"), Err(SlotError::Newer(2)));
     }
 
     proptest! {
@@ -323,7 +382,7 @@ mod tests {
         #[test]
         fn a_flipped_bit_never_gives_another_key(at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let key: VaultKey = Zeroizing::new([9; 32]);
-            let mut bytes = Slot::make("main", &secret(1), context("a"), &key, None).unwrap().encode();
+            let mut bytes = make(&secret(1), context("a"), &key, None).encode();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             if let Ok(slot) = Slot::decode(&bytes)

@@ -43,6 +43,8 @@ pub enum ReadError {
     Damaged { object: String, what: String },
     #[error("`{object}` was written by a newer version of Coffre")]
     Newer { object: String },
+    #[error("`{object}` is sealed by a newer key than this process has: the vault's keys were rotated")]
+    KeyRotated { object: String },
     #[error("use the local index in {}", folder.display())]
     Cache { folder: PathBuf, source: io::Error },
     #[error("read the vault")]
@@ -54,13 +56,17 @@ impl ReadError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::ChunkMissing(_) | Self::PackMissing(_) | Self::ChunkDamaged { .. } | Self::Damaged { .. } => true,
-            Self::Newer { .. } | Self::Cache { .. } | Self::Store(_) => false,
+            Self::Newer { .. } | Self::KeyRotated { .. } | Self::Cache { .. } | Self::Store(_) => false,
         }
     }
 
     /// Whether the same request may succeed a little later.
     pub fn may_help_to_try_again(&self) -> bool {
-        matches!(self, Self::Store(error) if error.may_help_to_try_again())
+        match self {
+            Self::Store(error) => error.may_help_to_try_again(),
+            Self::KeyRotated { .. } => true,
+            _ => false,
+        }
     }
 }
 

@@ -58,6 +58,8 @@ pub struct StoreOptions {
     /// The Azure storage account.
     pub account: Option<String>,
     pub account_key: Option<SecretText>,
+    /// A shared access signature of the container, as the Azure tools print it.
+    pub sas_token: Option<SecretText>,
     /// Azurite, with its well-known account.
     pub emulator: bool,
 }

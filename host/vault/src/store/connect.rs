@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::ClientOptions;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -80,6 +80,11 @@ fn s3(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
     let bucket = host(url, "bucket")?;
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(bucket)
+        // A bucket with Object Lock takes no put without a checksum. This one is the digest that the signature needs anyway,
+        // and the server compares it with what arrived.
+        .with_checksum_algorithm(Checksum::SHA256)
+        // Deletes are sent one by one, and not every server knows the request for many.
+        .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true")
         .with_client_options(client_options(options)?)
         .with_retry(retry());
     if let Some(endpoint) = &options.endpoint {
@@ -126,9 +131,12 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         };
         builder = builder
             .with_account(options.account.as_deref().unwrap_or(EMULATOR_ACCOUNT))
-            .with_access_key(options.account_key.as_ref().map_or(EMULATOR_KEY, |key| key.expose()))
             .with_endpoint(endpoint)
             .with_allow_http(true);
+        if options.sas_token.is_none() {
+            let key = options.account_key.as_ref().map_or(EMULATOR_KEY, |key| key.expose());
+            builder = builder.with_access_key(key);
+        }
     } else {
         if let Some(endpoint) = &options.endpoint {
             check_endpoint(url, endpoint, options.allow_http)?;
@@ -143,6 +151,12 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         if let Some(key) = &options.account_key {
             builder = builder.with_access_key(key.expose());
         }
+    }
+    if let Some(token) = &options.sas_token {
+        // Said, since a key in the environment would be taken first.
+        builder = builder
+            .with_config(AzureConfigKey::SasKey, token.expose())
+            .with_config(AzureConfigKey::CredentialType, "sas_token");
     }
     let inner = builder.build().map_err(|source| setup(url, source))?;
     Ok(Connected {

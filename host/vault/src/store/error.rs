@@ -89,7 +89,7 @@ impl StoreError {
                     source: Cause::of(&error),
                 }
             }
-            _ if is_local_denial(&error) => Self::Denied {
+            _ if is_local_denial(&error) || is_refused_delete(&error) => Self::Denied {
                 store,
                 action,
                 object,
@@ -223,6 +223,16 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
         error
             .downcast_ref::<io::Error>()
             .is_some_and(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    })
+}
+
+/// Deletes go out in batches, which succeed as such; each one's own answer stands in the text of its error alone.
+fn is_refused_delete(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| {
+        let text = error.to_string();
+        ["(code: 403)", "(code: AccessDenied)"]
+            .iter()
+            .any(|code| text.ends_with(code))
     })
 }
 

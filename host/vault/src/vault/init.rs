@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 use super::format::{FORMAT_LIMIT_BYTES, Format, SealKind};
+use super::keys::{SlotPlace, create_slot};
 use crate::ids::VaultId;
-use crate::key::{Cipher, Credential, KeyError, KeyRing, RecoveryKey, Slot, SlotContext, VaultKey, random};
+use crate::key::{Cipher, Credential, KeyError, KeyRing, RecoveryKey, VaultKey, random};
 use crate::object;
 use crate::store::{Store, StoreError};
 
@@ -97,22 +98,11 @@ pub(super) async fn init(store: Store, options: InitOptions) -> Result<Initializ
         KeyRing::unencrypted(id)
     };
     for (label, credential) in slots {
-        let name = hex::encode(random::<8>());
-        let key = key.clone();
-        // Argon2 takes its time, off the runtime.
-        let made = tokio::task::spawn_blocking(move || {
-            let context = SlotContext {
-                vault: id,
-                generation: 0,
-                name: &name,
-            };
-            Slot::make(&label, &credential, context, &key, None).map(|slot| (name, slot))
-        });
-        let (name, slot) = made
-            .await
-            .expect("making a slot does not panic")
-            .expect("our own parameters are sound");
-        store.create(&object::slot(0, &name), slot.encode().into()).await?;
+        let place = SlotPlace {
+            vault: id,
+            generation: 0,
+        };
+        create_slot(&store, place, &label, &credential, (key.clone(), None)).await?;
     }
     let format = Format {
         vault: id,

@@ -3,8 +3,10 @@
 pub(crate) mod format;
 mod fresh;
 mod init;
+mod keys;
 mod left_out;
 mod open;
+mod rotate;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +31,10 @@ use crate::store::Store;
 use crate::verify::{self, VerifyPlan, VerifyProgress, VerifyReport};
 
 pub use init::{Encryption, InitError, InitOptions, Initialized};
+pub use keys::{KeySlot, KeysError, SlotState, VaultKeys};
 pub use left_out::LeftOut;
 pub use open::{OpenError, OpenOptions};
+pub use rotate::{Rotated, Rotation};
 
 /// What names chunks: the first 20 bytes of BLAKE3 keyed by a key of the vault that never changes.
 #[derive(Clone, Copy)]

@@ -4,18 +4,13 @@ use std::path::PathBuf;
 
 use super::format::{FORMAT_LIMIT_BYTES, FORMAT_VERSION, Format, FormatError};
 use super::{Inner, Tuning};
-use crate::ids::{VaultId, parse_key};
+use crate::ids::VaultId;
 use crate::index::LocalIndex;
-use crate::key::{Cipher, Credential, KeyError, KeyRing, Slot, SlotContext, SlotError, VaultKey};
+use crate::key::{Cipher, Credential, KeyError, KeyRing, UnlockError, Unlocked, unlock};
 use crate::object;
 use crate::pack::PackPool;
 use crate::read::ReaderState;
 use crate::store::{Store, StoreError};
-
-/// Slots that are tried; each passphrase slot takes 0.15 s.
-const SLOTS_LIMIT: usize = 64;
-/// A slot is far smaller; more is not read.
-const SLOT_LIMIT_BYTES: u64 = 16 * 1024;
 
 /// How a vault is opened.
 #[derive(Clone, Debug)]
@@ -36,8 +31,13 @@ pub enum OpenError {
     NotAVault { found: String },
     #[error("the vault has format {found}, this version of Coffre knows formats up to {known}")]
     NewerFormat { found: u32, known: u32 },
-    #[error("none of the vault's {slots} key slots opens with this key")]
-    WrongKey { slots: usize },
+    #[error("none of the vault's {slots} key slots opens with this key{}", unreadable_among(*unreadable))]
+    WrongKey { slots: usize, unreadable: usize },
+    /// It was right until somebody rotated the vault's keys without it.
+    #[error(
+        "this key was left behind when the vault's keys were rotated: it opens generation {opens}, the newest is {newest}"
+    )]
+    LeftBehind { opens: u32, newest: u32 },
     #[error("the key cannot be used")]
     Key { source: KeyError },
     #[error("the vault is encrypted and no key was given")]
@@ -66,36 +66,38 @@ impl From<StoreError> for OpenError {
     }
 }
 
+impl From<UnlockError> for OpenError {
+    fn from(error: UnlockError) -> Self {
+        match error {
+            UnlockError::WrongKey { slots, unreadable } => Self::WrongKey { slots, unreadable },
+            UnlockError::LeftBehind { opens, newest } => Self::LeftBehind { opens, newest },
+            UnlockError::Newer(found) => Self::NewerFormat {
+                found,
+                known: FORMAT_VERSION,
+            },
+            UnlockError::Damaged(what) => Self::Damaged { what },
+            UnlockError::Store(source) => source.into(),
+        }
+    }
+}
+
+fn unreadable_among(slots: usize) -> String {
+    match slots {
+        0 => String::new(),
+        count => format!(" ({count} of them cannot be read)"),
+    }
+}
+
 pub(super) async fn open(
     store: Store,
     credential: Option<Credential>,
     options: OpenOptions,
     tuning: Tuning,
 ) -> Result<Inner, OpenError> {
-    if let Some(credential) = &credential {
-        credential.check().map_err(|source| OpenError::Key { source })?;
-    }
-    let unproven = read_format(&store).await?;
-    let id = unproven.format.vault;
-    if let Some(expected) = options.expect_id
-        && expected != id
-    {
-        return Err(OpenError::IdChanged { expected, found: id });
-    }
-    let ring = match (unproven.format.seal.cipher(), credential) {
-        (Cipher::Checksum, _) if !options.allow_unencrypted => return Err(OpenError::Unencrypted),
-        (Cipher::Checksum, _) => KeyRing::unencrypted(id),
-        (Cipher::Aes256Gcm, None) => return Err(OpenError::KeyNeeded),
-        (Cipher::Aes256Gcm, Some(credential)) => {
-            let keys = open_slots(&store, id, credential).await?;
-            KeyRing::new(id, Cipher::Aes256Gcm, &keys).expect("generation 0 is among the keys")
-        }
+    let (id, ring) = match prove(&store, credential.as_ref(), options.expect_id).await? {
+        Proven::Unencrypted { .. } if !options.allow_unencrypted => return Err(OpenError::Unencrypted),
+        Proven::Unencrypted { id, ring } | Proven::Encrypted { id, ring, .. } => (id, ring),
     };
-    if !unproven.is_proven_by(&ring) {
-        return Err(OpenError::Damaged {
-            what: "its `format` object was changed: the MAC is wrong".to_owned(),
-        });
-    }
     let folder = options.cache_folder.clone();
     let index = tokio::task::spawn_blocking(move || LocalIndex::open(&folder, id))
         .await
@@ -121,6 +123,55 @@ pub(super) async fn open(
         #[cfg(any(test, feature = "testing"))]
         left_out: tuning.left_out,
     })
+}
+
+/// A vault whose `format` is proven by its key.
+pub(super) enum Proven {
+    Unencrypted {
+        id: VaultId,
+        ring: KeyRing,
+    },
+    Encrypted {
+        id: VaultId,
+        ring: KeyRing,
+        unlocked: Unlocked,
+    },
+}
+
+pub(super) async fn prove(
+    store: &Store,
+    credential: Option<&Credential>,
+    expect_id: Option<VaultId>,
+) -> Result<Proven, OpenError> {
+    if let Some(credential) = credential {
+        credential.check().map_err(|source| OpenError::Key { source })?;
+    }
+    let unproven = read_format(store).await?;
+    let id = unproven.format.vault;
+    if let Some(expected) = expect_id
+        && expected != id
+    {
+        return Err(OpenError::IdChanged { expected, found: id });
+    }
+    let proven = match (unproven.format.seal.cipher(), credential) {
+        (Cipher::Checksum, _) => Proven::Unencrypted {
+            id,
+            ring: KeyRing::unencrypted(id),
+        },
+        (Cipher::Aes256Gcm, None) => return Err(OpenError::KeyNeeded),
+        (Cipher::Aes256Gcm, Some(credential)) => {
+            let unlocked = unlock(store, id, credential).await?;
+            let ring = KeyRing::new(id, Cipher::Aes256Gcm, &unlocked.keys).expect("generation 0 is among the keys");
+            Proven::Encrypted { id, ring, unlocked }
+        }
+    };
+    let (Proven::Unencrypted { ring, .. } | Proven::Encrypted { ring, .. }) = &proven;
+    if !unproven.is_proven_by(ring) {
+        return Err(OpenError::Damaged {
+            what: "its `format` object was changed: the MAC is wrong".to_owned(),
+        });
+    }
+    Ok(proven)
 }
 
 async fn read_format(store: &Store) -> Result<super::format::Unproven, OpenError> {
@@ -152,116 +203,5 @@ async fn read_format(store: &Store) -> Result<super::format::Unproven, OpenError
         FormatError::Damaged(_) => OpenError::Damaged {
             what: error.to_string(),
         },
-    })
-}
-
-/// The keys of all generations, from the newest slots down the chain.
-async fn open_slots(store: &Store, vault: VaultId, credential: Credential) -> Result<Vec<VaultKey>, OpenError> {
-    let listed = store.list(object::KEYS).await?;
-    let mut slots: Vec<(u32, String)> = Vec::new();
-    for found in &listed {
-        let mut parts = found.object.split('/').skip(1);
-        if let (Some(generation), Some(name), None) = (parts.next().and_then(parse_key), parts.next(), parts.next()) {
-            slots.push((generation, name.to_owned()));
-        }
-    }
-    let Some(newest) = slots.iter().map(|(generation, _)| *generation).max() else {
-        return Err(OpenError::Damaged {
-            what: "it has no key slot".to_owned(),
-        });
-    };
-    let of = |wanted: u32| {
-        let slots: Vec<String> = slots
-            .iter()
-            .filter(|(generation, _)| *generation == wanted)
-            .map(|(_, name)| name.clone())
-            .collect();
-        slots
-    };
-    let tried = of(newest).len();
-    let mut unreadable = None;
-    let mut opened = None;
-    for name in of(newest).into_iter().take(SLOTS_LIMIT) {
-        match open_slot(store, vault, newest, name, credential.clone()).await? {
-            Ok(found) => {
-                opened = Some(found);
-                break;
-            }
-            Err(SlotError::WrongKey) => {}
-            Err(error) => unreadable = Some(error),
-        }
-    }
-    let Some((slot, name, key)) = opened else {
-        return Err(match unreadable {
-            Some(SlotError::Newer(found)) => OpenError::NewerFormat {
-                found,
-                known: FORMAT_VERSION,
-            },
-            Some(error) if tried == 1 => OpenError::Damaged {
-                what: format!("its only key slot: {error}"),
-            },
-            _ => OpenError::WrongKey { slots: tried },
-        });
-    };
-    let mut keys = vec![key];
-    let mut holder = (slot, name);
-    for generation in (1..=newest).rev() {
-        let key = keys.last().expect("there is one key at least").clone();
-        let context = SlotContext {
-            vault,
-            generation,
-            name: &holder.1,
-        };
-        let damaged = |error: SlotError| OpenError::Damaged {
-            what: format!("a key slot: {error}"),
-        };
-        keys.push(holder.0.previous(&key, context).map_err(damaged)?);
-        if generation > 1 {
-            // Any slot of the generation below has what its key seals, whoever it is for.
-            holder = first_slot(store, generation - 1, of(generation - 1)).await?;
-        }
-    }
-    keys.reverse();
-    Ok(keys)
-}
-
-type Opened = (Slot, String, VaultKey);
-
-async fn open_slot(
-    store: &Store,
-    vault: VaultId,
-    generation: u32,
-    name: String,
-    credential: Credential,
-) -> Result<Result<Opened, SlotError>, StoreError> {
-    let Some(bytes) = store.get(&object::slot(generation, &name), SLOT_LIMIT_BYTES).await? else {
-        return Ok(Err(SlotError::WrongKey));
-    };
-    // Argon2 takes its time, off the runtime.
-    let opening = tokio::task::spawn_blocking(move || {
-        let slot = Slot::decode(&bytes)?;
-        let key = slot.open(
-            &credential,
-            SlotContext {
-                vault,
-                generation,
-                name: &name,
-            },
-        )?;
-        Ok((slot, name, key))
-    });
-    Ok(opening.await.unwrap_or(Err(SlotError::Damaged("opening it failed"))))
-}
-
-async fn first_slot(store: &Store, generation: u32, names: Vec<String>) -> Result<(Slot, String), OpenError> {
-    for name in names {
-        if let Some(bytes) = store.get(&object::slot(generation, &name), SLOT_LIMIT_BYTES).await?
-            && let Ok(slot) = Slot::decode(&bytes)
-        {
-            return Ok((slot, name));
-        }
-    }
-    Err(OpenError::Damaged {
-        what: format!("it has no key slot of generation {generation}"),
     })
 }

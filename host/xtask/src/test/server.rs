@@ -20,6 +20,16 @@ use crate::workspace::Workspace;
 
 /// Waits for a server and makes the bucket or container. Python is there anyway, with TLS and signatures.
 const PREPARE: &str = include_str!("prepare.py");
+/// An S3 server that enforces policies.
+const ROLES: &str = include_str!("roles.py");
+/// A signature that lets its bearer do less than the account's key does.
+const AZURE_SAS: &str = include_str!("azure_sas.py");
+/// What each role may do on Azure Blob, as docs/permissions.md says.
+const AZURE_ROLES: [(&str, &str); 3] = [
+    ("COFFRE_TEST_AZURE_SAS_BACKUP", "rcl"),
+    ("COFFRE_TEST_AZURE_SAS_RESTORE", "rl"),
+    ("COFFRE_TEST_AZURE_SAS_CLEANER", "rcdl"),
+];
 /// How long a server may take to answer its first request on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(120);
 /// How long a server may take to end when asked; then it is killed.
@@ -38,6 +48,7 @@ pub struct Servers {
 impl Servers {
     pub fn start(workspace: &Workspace) -> Result<Self> {
         let tools = tools::get(workspace)?;
+        let policies = workspace.root.join("docs/permissions");
         // One folder a run, so that two runs at once do not take each other's certificates.
         let folder = workspace.made("test-servers").join(std::process::id().to_string());
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
@@ -47,6 +58,7 @@ impl Servers {
             running: Vec::new(),
         };
         servers.start_all(&tools)?;
+        servers.start_roles(&tools, &policies)?;
         Ok(servers)
     }
 
@@ -106,6 +118,30 @@ impl Servers {
         self.environment.insert("COFFRE_TEST_S3_TLS", s3_tls);
         self.environment.insert("COFFRE_TEST_S3_CA", text(&ca)?);
         self.environment.insert("COFFRE_TEST_AZURE", azure);
+        Ok(())
+    }
+
+    /// The roles of docs/permissions.md: an S3 server that enforces their policies, and signatures for Azure Blob.
+    fn start_roles(&mut self, tools: &Tools, policies: &Path) -> Result<()> {
+        let [port] = free_ports()?;
+        let keys = self.folder.join("roles.json");
+        let arguments = ["-c", ROLES, &port.to_string(), &text(policies)?, BUCKET, &text(&keys)?].map(str::to_owned);
+        self.launch("s3-roles", &tools.python, &arguments, &[])?;
+        let started = Instant::now();
+        while !keys.exists() {
+            if !self.all_run() || started.elapsed() > READY_LIMIT {
+                bail!("the s3-roles server does not come up; see {}", self.folder.display());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.environment
+            .insert("COFFRE_TEST_S3_ROLES", format!("http://127.0.0.1:{port}"));
+        self.environment.insert("COFFRE_TEST_S3_ROLES_KEYS", text(&keys)?);
+        for (name, permissions) in AZURE_ROLES {
+            let mut sign = Command::new(&tools.python);
+            let token = command::output(sign.args(["-c", AZURE_SAS, BUCKET, permissions]))?;
+            self.environment.insert(name, token.trim().to_owned());
+        }
         Ok(())
     }
 

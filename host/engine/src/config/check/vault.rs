@@ -40,6 +40,12 @@ impl Checker<'_> {
             Url::parse(word.get_ref())
                 .map_err(|error| self.wrong(word.span(), format!("`{}` is not a URL: {error}", word.get_ref()), None))
         });
+        if let (Some(_), Some(token)) = (&raw.account_key, &raw.sas_token) {
+            let hint =
+                "a shared access signature is used instead of the account's key, which may do everything".to_owned();
+            let what = "`account-key` and `sas-token` are two ways of the same";
+            return Err(self.wrong(token.span(), what.to_owned(), Some(hint)));
+        }
         let source = |source: Option<Spanned<raw::Source>>| source.map(|source| self.source(source)).transpose();
         let undelete_for = match &raw.undelete_for {
             Some(word) => self.word(word, |text| {
@@ -61,6 +67,7 @@ impl Checker<'_> {
                 access_key_id: source(raw.access_key_id)?,
                 secret_access_key: source(raw.secret_access_key)?,
                 account_key: source(raw.account_key)?,
+                sas_token: source(raw.sas_token)?,
             },
             name,
         })

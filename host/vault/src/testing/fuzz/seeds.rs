@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 
 use super::{PACK, SLOT, VAULT, hasher, ring, sealed_pack, secret, with_records};
 use crate::ids::ChunkId;
-use crate::key::{RecoveryKey, Slot};
+use crate::key::{RecoveryKey, Slot, SlotKeys};
 use crate::map::{Leaf, LeafBuilder, Node, Place};
 use crate::object::{self, ObjectType};
 use crate::pack::{ChunkKind, Encoder, Entry, PackInfo, PackListing, encode_piece};
@@ -83,7 +83,8 @@ fn formats() -> Vec<Vec<u8>> {
 fn slots() -> Vec<Vec<u8>> {
     let key = Zeroizing::new([9; 32]);
     let slot = |credential, previous| {
-        let slot = Slot::make("main", &credential, SLOT, &key, previous);
+        let keys = SlotKeys { key: &key, previous };
+        let slot = Slot::make("main", jiff::Timestamp::UNIX_EPOCH, &credential, SLOT, keys);
         slot.expect("our own parameters are sound").encode()
     };
     let passphrase = crate::Credential::Passphrase(Zeroizing::new("x".to_owned()));
