@@ -220,6 +220,9 @@ impl SimWorld {
     fn dice(&self, who: &str, request: Request, object: &str, occurrence: u64) -> Dice {
         let request = match request {
             Request::Put => "put",
+            Request::Overwrite => "overwrite",
+            Request::Multipart => "multipart",
+            Request::Copy => "copy",
             Request::Get => "get",
             Request::Head => "head",
             Request::List => "list",

@@ -101,7 +101,7 @@ impl Fortune {
             *dice_of_three(&mut dice, &mut fortune) += stalled;
         }
         let trouble = match request {
-            Request::Put | Request::Delete => weather.trouble,
+            Request::Put | Request::Overwrite | Request::Multipart | Request::Copy | Request::Delete => weather.trouble,
             Request::Get | Request::Head | Request::List => weather.trouble * READS_ARE_TRIED,
         };
         if dice.once_in(trouble) {
@@ -133,7 +133,7 @@ fn dice_of_three<'a>(dice: &mut Dice, fortune: &'a mut Fortune) -> &'a mut Durat
 /// Faults that this kind of request can meet. A read says what is there or that it cannot, never that nothing is there.
 fn fault(dice: &mut Dice, request: Request) -> Fault {
     match request {
-        Request::Put => *dice.pick(&[
+        Request::Put | Request::Overwrite | Request::Multipart | Request::Copy => *dice.pick(&[
             Fault::Refuse,
             Fault::LoseAnswer,
             Fault::LoseAnswer,
