@@ -84,7 +84,7 @@ fn config(folder: &Path) -> StoreConfig {
 }
 
 fn key() -> Credential {
-    Credential::Secret(Zeroizing::new(vec![1; 32]))
+    Credential::Secret(Zeroizing::new((0..32).collect()))
 }
 
 async fn open(folder: &Path, cache: &Path) -> Result<Vault, coffre_vault::OpenError> {

@@ -10,6 +10,7 @@ mod heal;
 mod hooks;
 mod keys;
 mod plugins;
+mod promises;
 mod reflink;
 mod roles;
 mod stores;

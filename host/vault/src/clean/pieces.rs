@@ -139,7 +139,7 @@ pub(super) async fn plan(
             .filter(|pack| !away.contains(pack))
             .copied()
             .collect();
-        planned.merged += u64::from(stays.len() == piece.packs.len());
+        planned.merged += u64::from(!piece.packs.is_empty() && stays.len() == piece.packs.len());
         let new: BTreeSet<PackKey> = stays.into_iter().filter(|pack| listed.insert(*pack)).collect();
         if !new.is_empty() {
             planned.relist.insert(piece.key, new);
@@ -178,6 +178,14 @@ async fn read_all(vault: &Arc<Inner>, survey: &Survey, in_use: &InUse) -> Result
             }
         }
     }
+    // What a repair has listed anew need not be read, and cannot.
+    let superseded: BTreeSet<PackKey> = (survey.machine(MachineNumber::MAINTENANCE).into_iter())
+        .flat_map(|machine| &machine.points)
+        .flat_map(|point| &point.supersedes)
+        .filter(|key| wanted.contains_key(key))
+        .copied()
+        .collect();
+    wanted.retain(|key, _| !superseded.contains(key));
     let remembered = inventory::load(vault).await;
     let (known, unknown): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(key, _)| remembered.contains_key(key));
     let mut listed: Listed = remembered;
@@ -206,7 +214,16 @@ async fn read_all(vault: &Arc<Inner>, survey: &Survey, in_use: &InUse) -> Result
         packs,
         standing: standing(survey, in_use, key.machine, key.session),
     });
-    Ok(pieces.collect())
+    let damaged = superseded.into_iter().map(|key| Piece {
+        key,
+        bytes: 0,
+        packs: Vec::new(),
+        standing: match standing(survey, in_use, key.machine, key.session) {
+            Standing::Undecided => Standing::Undecided,
+            Standing::Uncounted | Standing::Counted => Standing::Uncounted,
+        },
+    });
+    Ok(pieces.chain(damaged).collect())
 }
 
 /// Puts the planned listings into pieces of the clean-up's own.

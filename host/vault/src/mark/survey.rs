@@ -22,6 +22,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::fate;
 use crate::gclog::GcLog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber};
+use crate::object::PackKey;
 use crate::point::{Fate, MapRoot, Point, Written};
 use crate::read::ReadError;
 use crate::record::Records;
@@ -49,6 +50,8 @@ pub(crate) struct SurveyedPoint {
     pub(crate) number: SessionNumber,
     pub(crate) written: Written,
     pub(crate) fate: Fate,
+    /// Damaged pieces of the index whose packs this session has listed anew.
+    pub(crate) supersedes: Vec<PackKey>,
     root: Root,
 }
 
@@ -58,6 +61,9 @@ impl SurveyedPoint {
             number: point.number,
             written: point.written,
             fate,
+            supersedes: (point.supersedes.iter())
+                .filter_map(|object| PackKey::parse(object.strip_prefix("index/")?))
+                .collect(),
             root: Root {
                 machine: point.machine_number,
                 point: point.number,

@@ -1,6 +1,7 @@
 //! Indexes that are lost or damaged, and what a repair makes of the packs.
 
 use super::*;
+use crate::clean::CleanPlan;
 use crate::verify::ReadData;
 use crate::verify::tests::{DATA_PACK, Rig};
 
@@ -61,6 +62,11 @@ async fn a_damaged_piece_is_superseded_and_missed_by_nobody() {
     assert!(rig.verify("new", true).await.is_sound());
     assert_eq!(repair(&rig, "b").await.pieces_written, 0);
     assert_eq!(rig.store.names("index/00000001").await.len(), 2, "nothing is deleted");
+    // A clean-up takes it away unread.
+    let cleaned = rig.host("b").await.clean(&CleanPlan::default(), &|_| {}).await.unwrap();
+    assert_eq!((cleaned.deleted_pieces, cleaned.deleted.packs), (1, 0));
+    assert!(!rig.store.names("index/00000001").await.contains(&PIECE.to_owned()));
+    assert!(rig.verify("newer", true).await.is_sound());
 }
 
 #[tokio::test]

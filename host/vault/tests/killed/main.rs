@@ -26,7 +26,7 @@ const REQUESTS_LIMIT: u64 = 400;
 const KILLED: i32 = 9;
 
 fn credential() -> Credential {
-    Credential::Secret(vec![7; 32].into())
+    Credential::Secret((0..32).collect::<Vec<u8>>().into())
 }
 
 fn now<T>(work: impl Future<Output = T>) -> T {
