@@ -49,7 +49,10 @@ fn forgotten_points_give_their_space_back(kind: VaultKind) {
     assert_eq!(bytes(&second, "deleted"), bytes(&first, "condemned"));
     let third = place.json(&NOW);
     let (before, after) = (bytes(&first, "packs_before"), bytes(&third, "packs_before"));
-    assert!(before > 29 * MIB && after < 19 * MIB, "{before} bytes before, {after} after");
+    assert!(
+        before > 29 * MIB && after < 19 * MIB,
+        "{before} bytes before, {after} after"
+    );
 
     // On this host, and on one that has seen nothing.
     assert_restores(&place, 2);
@@ -76,8 +79,9 @@ fn without_force_nothing_young_goes_and_much_at_once_is_refused() {
     let young = place.json(&["clean", "main", "--undelete-for", "0s"]);
     assert!(bytes(&young, "too_young") > 12 * MIB);
     assert_eq!(bytes(&young, "condemned"), 0);
-    place
-        .run(&["clean", "main", "--minimum-age", "0s"])
-        .refused(1, &["would be condemned at once", "hint: see what would go with --dry-run"]);
+    place.run(&["clean", "main", "--minimum-age", "0s"]).refused(
+        1,
+        &["would be condemned at once", "hint: see what would go with --dry-run"],
+    );
     assert_restores(&place, 2);
 }

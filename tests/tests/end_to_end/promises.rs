@@ -46,7 +46,9 @@ fn every_promise_names_a_test_that_runs() {
         tests_below(&repository.join(place), &mut tests);
     }
     let text = fs::read_to_string(repository.join("docs/promises.md")).expect("the promises");
-    let rows = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
+    let rows = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| promise"));
     let mut promises = 0;
     for row in rows {
         let shown = row.rsplit('|').nth(1).expect("the row's last cell");
@@ -54,9 +56,15 @@ fn every_promise_names_a_test_that_runs() {
         assert!(!names.is_empty(), "no test is named in: {row}");
         for name in names {
             let name = name.rsplit("::").next().expect("there is a last part");
-            assert!(tests.contains(name), "there is no test `{name}`, which is named in: {row}");
+            assert!(
+                tests.contains(name),
+                "there is no test `{name}`, which is named in: {row}"
+            );
         }
         promises += 1;
     }
-    assert!(promises > 20, "only {promises} promises were found: has the page's shape changed?");
+    assert!(
+        promises > 20,
+        "only {promises} promises were found: has the page's shape changed?"
+    );
 }

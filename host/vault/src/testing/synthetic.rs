@@ -58,7 +58,7 @@ pub async fn write_past(vault: &Vault, machine: MachineNumber, name: &str, past:
                 .await;
             made.expect("the store takes a fate");
         }
-        if (number.0 + 1) % past.sessions_per_clean == 0 {
+        if (number.0 + 1).is_multiple_of(past.sessions_per_clean) {
             let condemned = PackKey {
                 machine,
                 session: number,

@@ -23,10 +23,10 @@ access_control.IAMRequestBase.check_signature = lambda self: None
 set_up = S3Response.setup_class
 
 
-def set_up_with_checksum(self, request, full_url, headers):
+def set_up_with_checksum(self, request, *arguments, **named):
     if request.headers.get("x-amz-checksum-sha256"):
         request.environ["HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM"] = "SHA256"
-    set_up(self, request, full_url, headers)
+    set_up(self, request, *arguments, **named)
 
 
 S3Response.setup_class = set_up_with_checksum
