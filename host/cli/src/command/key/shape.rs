@@ -180,10 +180,10 @@ mod tests {
         ];
         let shown = listing(&slots).replace(&time(Timestamp::UNIX_EPOCH), "1970-01-01 00:00:00");
         insta::assert_snapshot!(shown, @r"
-        LABEL     KIND  GENERATION  SLOT              CREATED              NOTE
-        key       key            1  a000000000000000  1970-01-01 00:00:00  opened the vault just now
-        evil[2J   -              1  b000000000000000  -                    opens nothing: a rotation broke off, or somebody put it there
-        -         -              1  c000000000000000  -                    unreadable: it is cut short
+        LABEL    KIND  GENERATION  SLOT              CREATED              NOTE
+        key      key            1  a000000000000000  1970-01-01 00:00:00  opened the vault just now
+        evil[2J  -              1  b000000000000000  -                    opens nothing: a rotation broke off, or somebody put it there
+        -        -              1  c000000000000000  -                    unreadable: it is cut short
         ");
     }
 }

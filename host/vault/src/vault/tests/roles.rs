@@ -102,7 +102,7 @@ async fn restoring_and_verifying_read_and_write_nothing() {
     let vault = open_in(&folder, &store).await;
     vault.points(point.machine_number).await.unwrap();
     vault.chunks().read(&vault.hasher().id(b"first")).await.unwrap();
-    assert_eq!(requests(&seen(&store)), BTreeSet::from(["Get", "List"]));
+    assert_eq!(requests(&seen(&store)), BTreeSet::from(["Get", "Head", "List"]));
 }
 
 #[tokio::test]
