@@ -7,6 +7,7 @@
 
 mod bench;
 mod command;
+mod fuzz;
 mod machine;
 mod plugins;
 mod quickstart;
@@ -33,6 +34,8 @@ usage: cargo xtask COMMAND
   soak [--minutes M] [--seed S] [--seeds N]
                             simulate the vault under faults, crashes and races (30 minutes, unless M or N says otherwise)
                             and stop at the first seed that loses something
+  fuzz [TARGET …] [--seconds N]
+                            libFuzzer over every parser, or some, a minute each or so long (see host/vault/fuzz)
   servers [COMMAND …]       run a command with those servers up, or keep them up until Ctrl-C
 ";
 
@@ -58,6 +61,7 @@ fn dispatch(arguments: Vec<String>) -> Result<()> {
         }
         "plugins" => plugins::run(&Workspace::find()?, rest),
         "quickstart" => quickstart::run(&Workspace::find()?, rest),
+        "fuzz" => fuzz::run(&Workspace::find()?, rest),
         "bench" => bench::run(&Workspace::find()?, rest),
         "soak" => soak::run(&Workspace::find()?, rest),
         "test" => test::run(&Workspace::find()?, rest),
