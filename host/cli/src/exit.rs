@@ -17,6 +17,8 @@ use coffre_vault::{
     CleanError, CommitError, FateError, InitError, KeyError, KeysError, OpenError, ReadError, RepairError, StoreError,
 };
 
+use crate::output::time;
+
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -267,6 +269,16 @@ fn read(error: &ReadError) -> Known {
             let hint = "run it again: it will open the vault with the new key";
             (Some(Exit::TryAgain), Some(hint.to_owned()))
         }
+        ReadError::Damaged { object, .. } if object.starts_with("gclog/") => {
+            let hint = "restore the object from the store's own versions if it keeps them; else `coffre repair log VAULT` \
+                        writes down anew what the log says without it. Restores go on meanwhile";
+            (Some(Exit::Failed), Some(hint.to_owned()))
+        }
+        ReadError::Damaged { object, .. } if object.starts_with("machines/") => {
+            let hint = "restore the object from the store's own versions if it keeps them; else run `coffre clean VAULT`, which \
+                        gives the machine another name, then try again";
+            (Some(Exit::Failed), Some(hint.to_owned()))
+        }
         _ => {
             let hint = "`coffre verify VAULT --read-data` names every point, disk and range that is damaged";
             (Some(Exit::Failed), Some(hint.to_owned()))
@@ -310,6 +322,36 @@ fn clean(error: &CleanError) -> Known {
             Exit::Failed,
             "restore the object from the store's own versions if it keeps them, and see that the url names the vault itself and no older copy of it; nothing was deleted",
         ),
+        CleanError::UnreadablePoint {
+            machine,
+            point,
+            purged_from: None,
+            ..
+        } => {
+            let hint = format!(
+                "restore the object from the store's own versions if it keeps them; else let the point go: \
+                 `coffre forget {machine}@{point}`. Clean-up goes on once it is purged; nothing was deleted"
+            );
+            return (Some(Exit::Failed), Some(hint));
+        }
+        CleanError::UnreadablePoint {
+            purged_from: Some(from),
+            ..
+        } => {
+            let hint = format!(
+                "the point is forgotten: a clean-up purges it from {} on, and goes on; nothing was deleted",
+                time(*from)
+            );
+            return (Some(Exit::Failed), Some(hint));
+        }
+        CleanError::UnreadableSession { fenced_from, .. } => {
+            let hint = format!(
+                "restore the object from the store's own versions if it keeps them; else a clean-up ends the session from \
+                 {} on, and goes on; nothing was deleted",
+                time(*fenced_from)
+            );
+            return (Some(Exit::Failed), Some(hint));
+        }
         CleanError::ChunkMissing(_) => (
             Exit::Failed,
             "`coffre verify VAULT` names the points that need it; forget those, or bring its pack back; nothing was deleted",
@@ -326,6 +368,15 @@ fn clean(error: &CleanError) -> Known {
 
 fn repair(error: &RepairError) -> Known {
     match error {
+        RepairError::LogUnknown { .. } => {
+            let hint = "restore one of them from the store's own versions. Restores go on meanwhile, and a new vault takes \
+                        backups: a clean-up or backup here could lose what they took away or kept";
+            (Some(Exit::Failed), Some(hint.to_owned()))
+        }
+        RepairError::Busy => (
+            Some(Exit::TryAgain),
+            Some("run it again when the others are over".to_owned()),
+        ),
         RepairError::Commit(CommitError::Fenced { .. }) => {
             let hint = "a clean-up began meanwhile; what was written stays: run it again";
             (Some(Exit::TryAgain), Some(hint.to_owned()))
@@ -458,6 +509,16 @@ fn open(error: &OpenError) -> Known {
             Exit::Denied,
             "if that is what you want, say `encryption = \"none\"` instead of `key`; else somebody put another vault there",
         ),
+        OpenError::RolledBack { .. } => (
+            Exit::Denied,
+            "somebody put an older copy of the vault there, or took the newer keys away; whoever lost access by the rotation \
+             could read what is written there",
+        ),
+        OpenError::NoSlots { .. } => (
+            Exit::Failed,
+            "run it again, since a listing may leave things out; if it stays so, restore these objects from the store's own \
+             versions",
+        ),
         // Whoever opens it knows where the pin lies, and says so.
         OpenError::IdChanged { .. } => return (Some(Exit::Denied), None),
         OpenError::Unreachable { .. } => (Exit::TryAgain, REACH),
@@ -475,79 +536,4 @@ fn open(error: &OpenError) -> Known {
 }
 
 #[cfg(test)]
-mod tests {
-    use anyhow::Context;
-
-    use super::*;
-
-    fn exit_of(error: impl Error + Send + Sync + 'static) -> Exit {
-        judge(&Err::<(), _>(error).context("cannot do it").unwrap_err()).exit
-    }
-
-    fn provider_fails(kind: ProviderErrorKind) -> JobError {
-        JobError::Provider {
-            provider: "image".to_owned(),
-            doing: "take the snapshot",
-            source: ProviderError {
-                kind,
-                text: String::new(),
-                hint: None,
-            },
-        }
-    }
-
-    #[test]
-    fn an_error_of_a_lower_crate_decides_the_exit_code_below_any_context() {
-        assert_eq!(
-            exit_of(OpenError::WrongKey {
-                slots: 2,
-                unreadable: 0
-            }),
-            Exit::Denied
-        );
-        assert_eq!(exit_of(OpenError::NotThere), Exit::Config);
-        assert_eq!(exit_of(KeyError::TooShort { bytes: 5 }), Exit::Config);
-        assert_eq!(
-            exit_of(InitError::NotEmpty {
-                example: "x".to_owned()
-            }),
-            Exit::Failed
-        );
-        assert_eq!(exit_of(SecretError::NotSet("KEY".to_owned())), Exit::Config);
-        let unreachable = StoreError::Unreachable {
-            store: "s3://bucket".to_owned(),
-            source: io::Error::other("no route").into(),
-        };
-        let shared = coffre_vault::WriteError::Pack {
-            pack: "1".to_owned(),
-            source: Arc::new(unreachable),
-        };
-        assert_eq!(exit_of(shared), Exit::TryAgain);
-        assert_eq!(exit_of(io::Error::from(io::ErrorKind::PermissionDenied)), Exit::Denied);
-        assert_eq!(exit_of(io::Error::other("something else")), Exit::Failed);
-    }
-
-    #[test]
-    fn a_failed_job_is_judged_by_what_failed_in_it() {
-        assert_eq!(exit_of(JobError::Cancelled), Exit::Cancelled);
-        assert_eq!(exit_of(provider_fails(ProviderErrorKind::Busy)), Exit::TryAgain);
-        assert_eq!(exit_of(provider_fails(ProviderErrorKind::Denied)), Exit::Denied);
-        assert_eq!(exit_of(provider_fails(ProviderErrorKind::Trapped)), Exit::Failed);
-        let busy = StateError::Busy {
-            machine: "web01".to_owned(),
-            holder: String::new(),
-        };
-        assert_eq!(exit_of(JobError::State(busy)), Exit::TryAgain);
-    }
-
-    #[test]
-    fn the_outermost_complaint_wins_and_hints_are_gathered_once() {
-        let error = Err::<(), _>(OpenError::NotThere)
-            .context(Complaint::failed("cannot restore", "first do this"))
-            .unwrap_err();
-        let verdict = judge(&error);
-        assert_eq!(verdict.exit, Exit::Failed);
-        assert_eq!(verdict.hints.len(), 2);
-        assert_eq!(verdict.hints[0], "first do this");
-    }
-}
+mod tests;

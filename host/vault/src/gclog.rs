@@ -2,10 +2,15 @@
 //!
 //! A writer reads it after its session exists: what is condemned by then, it does not build upon; what is condemned later
 //! finds the session, and waits for it.
+//!
+//! A record that cannot be read hides nothing from those who only read: the log is read from the checkpoint before. If
+//! it is a checkpoint itself, as a later record says, nothing is missed at all, because it only sums up what stands
+//! before it; packs that it knew as gone are asked for again. Any other may condemn something, so whoever is about to write
+//! or to delete stops ([`GcLog::require_whole`]) until [`crate::repair`] has written a checkpoint behind it.
 
 use std::collections::HashSet;
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -132,6 +137,27 @@ pub(crate) struct GcLog {
     condemned_since: Vec<(u32, Vec<PackName>)>,
     quarantined: HashSet<PackKey>,
     chunks_lost: bool,
+    damaged: Vec<DamagedRecord>,
+}
+
+/// A number of the log, behind its newest readable checkpoint, that says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DamagedRecord {
+    pub(crate) number: u32,
+    pub(crate) what: String,
+    /// A later record calls it a checkpoint.
+    pub(crate) is_checkpoint: bool,
+    /// Else the store has lost it, and somebody might write there.
+    pub(crate) is_there: bool,
+}
+
+impl DamagedRecord {
+    pub(crate) fn error(&self) -> ReadError {
+        ReadError::Damaged {
+            object: object::gclog(self.number),
+            what: self.what.clone(),
+        }
+    }
 }
 
 /// Damage that writers are to know of.
@@ -144,6 +170,17 @@ pub(crate) struct Broken {
 }
 
 impl GcLog {
+    /// The records that cannot be read, of those that count.
+    pub(crate) fn damaged(&self) -> &[DamagedRecord] {
+        &self.damaged
+    }
+
+    /// Refuses a log of which something may be missing. For whoever relies on packs or deletes any.
+    pub(crate) fn require_whole(&self) -> Result<(), ReadError> {
+        let missed = |record: &&DamagedRecord| !(record.is_checkpoint && record.is_there);
+        (self.damaged.iter().find(missed)).map_or(Ok(()), |record| Err(record.error()))
+    }
+
     pub(crate) fn quarantined_packs(&self) -> &HashSet<PackKey> {
         &self.quarantined
     }
@@ -225,6 +262,15 @@ impl GcLog {
         register::decisions(records, machine, self.live(machine), self.decided_below(machine)).await
     }
 
+    /// The same, one after the other.
+    pub(crate) fn stream_decisions<'a>(
+        &'a self,
+        records: Records<'a>,
+        machine: MachineNumber,
+    ) -> impl Stream<Item = Result<(SessionNumber, Result<Decision, ReadError>), ReadError>> + 'a {
+        register::stream_decisions(records, machine, self.live(machine), self.decided_below(machine))
+    }
+
     /// The machines that the newest checkpoint knows.
     pub(crate) fn machines(&self) -> &[MachineCheckpoint] {
         self.checkpoint.as_ref().map_or(&[], |checkpoint| &checkpoint.machines)
@@ -276,6 +322,8 @@ impl GcLog {
                 self.chunks_lost = false;
                 self.checkpoint = Some(checkpoint);
                 self.checkpoint_number = Some(number);
+                // Whatever they said, whoever wrote this has read it, or repaired the log.
+                self.damaged.clear();
             }
             GcWhat::Unknown => {}
         }
@@ -292,50 +340,65 @@ async fn get(records: Records<'_>, number: u32) -> Result<Option<GcRecord>, Read
     }
 }
 
-/// Reads the log from its newest checkpoint to its end.
-pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
-    read_from(records, 0).await
+/// A record, or what is wrong with it.
+async fn get_or_damage(records: Records<'_>, number: u32) -> Result<Option<Result<GcRecord, String>>, ReadError> {
+    match get(records, number).await {
+        Ok(found) => Ok(found.map(Ok)),
+        Err(ReadError::Damaged { what, .. }) => Ok(Some(Err(what))),
+        Err(error) => Err(error),
+    }
 }
 
-/// The same, where all numbers below `known` were there once: then finding the end takes the same few requests however long
-/// the log is. The last record says where the newest checkpoint is.
+/// Reads the log from its newest checkpoint to its end, and refuses one that may miss something.
+pub(crate) async fn read(records: Records<'_>) -> Result<GcLog, ReadError> {
+    let log = read_from(records, 0).await?;
+    log.require_whole()?;
+    Ok(log)
+}
+
+/// Reads the log as far as it can be read, where all numbers below `known` were there once: then finding the end takes the
+/// same few requests however long the log is. The last record says where the newest checkpoint is.
 pub(crate) async fn read_from(records: Records<'_>, known: u32) -> Result<GcLog, ReadError> {
-    let end = register::end(records.store, known, object::gclog).await?;
+    let mut end = register::end(records.store, known, object::gclog).await?;
     let mut log = GcLog::default();
-    if let Some(last) = end.checked_sub(1) {
-        let lost = |number| ReadError::Damaged {
-            object: object::gclog(number),
-            what: "it was there, and has left the vault".to_owned(),
+    let mut named = None;
+    // What cannot be read says nothing of where to start; the record before it does.
+    while let Some(number) = end.checked_sub(1) {
+        end = match get_or_damage(records, number).await? {
+            Some(Ok(GcRecord {
+                what: what @ GcWhat::Checkpoint(_),
+                ..
+            })) => {
+                log.take_in(number, what);
+                break;
+            }
+            Some(Ok(_)) if named == Some(number) => {
+                return Err(ReadError::Damaged {
+                    object: object::gclog(number),
+                    what: "a later record names it as a checkpoint".to_owned(),
+                });
+            }
+            Some(Ok(record)) => {
+                named = record.checkpoint.filter(|checkpoint| *checkpoint < number);
+                named.map_or(0, |checkpoint| checkpoint + 1)
+            }
+            Some(Err(_)) | None => number,
         };
-        let record = get(records, last).await?.ok_or_else(|| lost(last))?;
-        let (first, record) = match (&record.what, record.checkpoint) {
-            (GcWhat::Checkpoint(_), _) => (last, record),
-            (_, Some(first)) => (first, get(records, first).await?.ok_or_else(|| lost(first))?),
-            (_, None) => return GcLog::followed(log, records).await,
-        };
-        if !matches!(record.what, GcWhat::Checkpoint(_)) {
-            return Err(ReadError::Damaged {
-                object: object::gclog(first),
-                what: "a later record names it as a checkpoint".to_owned(),
-            });
-        }
-        log.take_in(first, record.what);
     }
-    GcLog::followed(log, records).await
+    log.follow(records).await?;
+    Ok(log)
 }
 
 impl GcLog {
-    async fn followed(mut log: Self, records: Records<'_>) -> Result<Self, ReadError> {
-        log.follow(records).await?;
-        Ok(log)
-    }
-
     /// Takes in what was written since. That the end is reached, a missing number says; the listing only finds a log that
-    /// has lost a record, after which nobody can know what is condemned.
+    /// has lost a record.
     pub(crate) async fn follow(&mut self, records: Records<'_>) -> Result<(), ReadError> {
         loop {
-            for (number, record) in read_dense(self.end, |number| get(records, number)).await? {
-                self.take_in(number, record.what);
+            for (number, record) in read_dense(self.end, |number| get_or_damage(records, number)).await? {
+                match record {
+                    Ok(record) => self.take_in_record(number, record),
+                    Err(what) => self.take_in_damage(number, what, true),
+                }
             }
             let missing = object::gclog(self.end);
             let before = object::gclog(self.end.saturating_sub(1));
@@ -344,13 +407,28 @@ impl GcLog {
                 return Ok(());
             };
             // Somebody may have written it a moment ago.
-            if get(records, self.end).await?.is_none() {
-                return Err(ReadError::Damaged {
-                    object: missing,
-                    what: format!("it is not there, although `{}` is", later.object),
-                });
+            if records.store.size(&missing).await?.is_none() {
+                let what = format!("it is not there, although `{}` is", later.object);
+                self.take_in_damage(self.end, what, false);
             }
         }
+    }
+
+    fn take_in_record(&mut self, number: u32, record: GcRecord) {
+        for damaged in &mut self.damaged {
+            damaged.is_checkpoint |= record.checkpoint == Some(damaged.number);
+        }
+        self.take_in(number, record.what);
+    }
+
+    fn take_in_damage(&mut self, number: u32, what: String, is_there: bool) {
+        self.end = number + 1;
+        self.damaged.push(DamagedRecord {
+            number,
+            what,
+            is_checkpoint: false,
+            is_there,
+        });
     }
 }
 
@@ -375,6 +453,21 @@ pub(crate) async fn condemned_between(records: Records<'_>, from: u32, until: u3
     Ok(condemned)
 }
 
+/// Puts a record that says nothing at a number that the store has lost.
+pub(crate) async fn fill(records: Records<'_>, number: u32) -> Result<(), StoreError> {
+    let record = GcRecord {
+        at: records.now(),
+        checkpoint: None,
+        what: GcWhat::Quarantine {
+            packs: Vec::new(),
+            partly: Vec::new(),
+            chunks_lost: 0,
+            reason: "in the place of a record that was lost".to_owned(),
+        },
+    };
+    records.create(ObjectType::GcLog, &object::gclog(number), &record).await
+}
+
 /// Says to all writers that nothing new is to rely on these packs. What is quarantined already is left out.
 pub(crate) async fn quarantine(records: Records<'_>, packs: &[PackKey], reason: &str) -> Result<(), ReadError> {
     let broken = Broken {
@@ -391,7 +484,8 @@ pub(crate) async fn record_damage(
     reason: &str,
 ) -> Result<Vec<PackKey>, ReadError> {
     loop {
-        let log = read(records).await?;
+        // Also at the end of a log that is damaged: what is said there takes nothing away.
+        let log = read_from(records, 0).await?;
         // A condemned one too: its reader and its mover must know.
         let new: Vec<PackKey> = (broken.packs.iter())
             .filter(|pack| !log.quarantined.contains(pack))
@@ -417,137 +511,4 @@ pub(crate) async fn record_damage(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use object_store::memory::InMemory;
-
-    use super::*;
-    use crate::clock::SystemClock;
-    use crate::ids::VaultId;
-    use crate::key::KeyRing;
-    use crate::store::Store;
-
-    fn pack(number: u32) -> PackKey {
-        PackKey {
-            machine: MachineNumber(1),
-            session: SessionNumber(0),
-            number,
-        }
-    }
-
-    #[tokio::test]
-    async fn the_log_is_read_from_its_newest_checkpoint() {
-        let store = Store::over(Arc::new(InMemory::new()), "");
-        let vault = VaultId([1; 16]);
-        let ring = KeyRing::unencrypted(vault);
-        let records = Records {
-            store: &store,
-            vault,
-            ring: &ring,
-            clock: &SystemClock,
-        };
-        assert!(!read(records).await.unwrap().forbids(&pack(0)));
-        let checkpoint = Checkpoint {
-            machines: vec![MachineCheckpoint {
-                machine: MachineNumber(1),
-                name: "web01".to_owned(),
-                decided_below: 5,
-                live: vec![SessionNumber(3)],
-            }],
-            condemned: vec![Condemned {
-                since: 0,
-                packs: vec![PackName(pack(1))],
-                waits_for: Vec::new(),
-            }],
-            quarantined: Vec::new(),
-            replaced: Vec::new(),
-        };
-        let steps = [
-            (
-                None,
-                GcWhat::Condemn {
-                    packs: vec![PackName(pack(0)), PackName(pack(1))],
-                    reason: String::new(),
-                },
-            ),
-            (
-                None,
-                GcWhat::Quarantine {
-                    packs: vec![PackName(pack(2))],
-                    partly: Vec::new(),
-                    chunks_lost: 0,
-                    reason: "bits".to_owned(),
-                },
-            ),
-            (None, GcWhat::Checkpoint(checkpoint)),
-            (
-                Some(2),
-                GcWhat::Condemn {
-                    packs: vec![PackName(pack(4))],
-                    reason: String::new(),
-                },
-            ),
-        ];
-        let wanted = [
-            [true, true, false, false],
-            [true, true, true, false],
-            [false, true, false, false],
-            [false, true, false, true],
-        ];
-        for (number, ((checkpoint, what), wanted)) in (0..).zip(steps.into_iter().zip(wanted)) {
-            let record = GcRecord {
-                at: Timestamp::UNIX_EPOCH,
-                checkpoint,
-                what,
-            };
-            records
-                .create(ObjectType::GcLog, &object::gclog(number), &record)
-                .await
-                .unwrap();
-            let log = read(records).await.unwrap();
-            assert_eq!([0, 1, 2, 4].map(|number| log.forbids(&pack(number))), wanted);
-        }
-        let log = read(records).await.unwrap();
-        assert_eq!(log.machine(MachineNumber(1)).unwrap().decided_below, 5);
-    }
-
-    #[tokio::test]
-    async fn a_kind_that_is_not_known_stops_a_writer() {
-        let store = Store::over(Arc::new(InMemory::new()), "");
-        let vault = VaultId([1; 16]);
-        let ring = KeyRing::unencrypted(vault);
-        let records = Records {
-            store: &store,
-            vault,
-            ring: &ring,
-            clock: &SystemClock,
-        };
-        let record = serde_json::json!({ "at": "2026-01-01T00:00:00Z", "kind": "bless" });
-        records
-            .create(ObjectType::GcLog, &object::gclog(0), &record)
-            .await
-            .unwrap();
-        assert!(matches!(read(records).await, Err(ReadError::Newer { .. })));
-    }
-
-    #[tokio::test]
-    async fn writers_that_quarantine_at_once_lose_nothing() {
-        let store = Store::over(Arc::new(InMemory::new()), "");
-        let vault = VaultId([1; 16]);
-        let ring = KeyRing::unencrypted(vault);
-        let records = Records {
-            store: &store,
-            vault,
-            ring: &ring,
-            clock: &SystemClock,
-        };
-        let packs: Vec<[PackKey; 2]> = (0..6).map(|number| [pack(number), pack(7)]).collect();
-        futures::future::try_join_all(packs.iter().map(|packs| quarantine(records, packs, "test")))
-            .await
-            .unwrap();
-        let log = read(records).await.unwrap();
-        assert_eq!(log.end, 6);
-        assert!((0..6).chain([7]).all(|number| log.forbids(&pack(number))));
-    }
-}
+mod tests;

@@ -47,7 +47,7 @@ pub use point::{
 };
 pub use read::{ChunkReader, Location, PackRef, ReadError};
 pub use register::Session;
-pub use repair::{RepairError, RepairProgress, RepairReport};
+pub use repair::{LogRepairReport, RepairError, RepairProgress, RepairReport};
 pub use session::{BeginError, Claim, CommitError, PutReport, SessionPlan, SessionWriter, WriteError, WriteStats};
 pub use store::{Cause, SecretText, Store, StoreConfig, StoreError, StoreOptions};
 pub use suspect::{Suspect, SuspectPiece, SuspectWalk, Suspects};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::future::Future;
 
 use futures::future::try_join_all;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -93,30 +93,85 @@ pub(crate) async fn machines_after(
 }
 
 /// Every number that sessions can stand under, ascending: maintenance, and machines also where their name is taken. Records
-/// are read only of those that the checkpoint does not name.
+/// are read only of those that the checkpoint does not name. A record that is damaged hides nothing: see [`name_otherwise`].
 pub(crate) async fn every_machine(
     records: Records<'_>,
     known: &[MachineCheckpoint],
 ) -> Result<Vec<(MachineNumber, String)>, ReadError> {
-    let name_of = |number: u32| {
-        let known = known
-            .iter()
-            .find(|known| known.machine.0 == number && !known.name.is_empty());
-        let object = object::machine(MachineNumber(number));
-        async move {
-            match known {
-                Some(known) => Ok(Some(known.name.clone())),
-                None => {
-                    let record = records.get::<MachineRecord>(ObjectType::Machine, &object).await?;
-                    Ok(record.map(|record| record.name))
+    let name_of = |number: u32| async move {
+        let machine = MachineNumber(number);
+        match settled_name(known, machine) {
+            Some(name) => Ok(Some(name.to_owned())),
+            None => match machine_record(records, machine).await {
+                Ok(name) => Ok(name),
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(%machine, %error, "a machine's record is damaged");
+                    name_otherwise(records, machine).await.map(Some)
                 }
-            }
+                Err(error) => Err(error),
+            },
         }
     };
     let mut machines = vec![(MachineNumber::MAINTENANCE, String::new())];
     let found = read_dense(FIRST_MACHINE, name_of).await?;
     machines.extend(found.into_iter().map(|(number, name)| (MachineNumber(number), name)));
     Ok(machines)
+}
+
+/// The same, also beyond a number that the store has lost, up to and with `last`. For those who look for damage.
+pub(crate) async fn every_machine_to(
+    records: Records<'_>,
+    known: &[MachineCheckpoint],
+    last: u32,
+) -> Result<Vec<(MachineNumber, String)>, ReadError> {
+    let mut machines = every_machine(records, known).await?;
+    let end = machines.last().map_or(FIRST_MACHINE, |(number, _)| number.0 + 1);
+    for number in end..=last {
+        let machine = MachineNumber(number);
+        let name = match settled_name(known, machine) {
+            Some(name) => name.to_owned(),
+            None => match machine_record(records, machine).await {
+                Ok(Some(name)) => name,
+                Ok(None) => name_otherwise(records, machine).await?,
+                Err(error) if error.is_damage() => name_otherwise(records, machine).await?,
+                Err(error) => return Err(error),
+            },
+        };
+        machines.push((machine, name));
+    }
+    Ok(machines)
+}
+
+/// The name that a checkpoint has written down. It stands whatever becomes of the machine's record.
+fn settled_name(known: &[MachineCheckpoint], machine: MachineNumber) -> Option<&str> {
+    known
+        .iter()
+        .find(|known| known.machine == machine && !known.name.is_empty())
+        .map(|known| known.name.as_str())
+}
+
+/// The name in a machine's own record.
+pub(crate) async fn machine_record(records: Records<'_>, machine: MachineNumber) -> Result<Option<String>, ReadError> {
+    let object = object::machine(machine);
+    let record = records.get::<MachineRecord>(ObjectType::Machine, &object).await?;
+    Ok(record.map(|record| record.name))
+}
+
+/// The name of a machine whose record is damaged or lost: every point says whose it is. Where there is no point, there is
+/// nothing to restore either, and the machine is called by its number.
+pub(crate) async fn name_otherwise(records: Records<'_>, machine: MachineNumber) -> Result<String, ReadError> {
+    for number in 0.. {
+        match decision_or_damage(records, machine, SessionNumber(number)).await? {
+            Some(Ok(Decision::Committed(point))) if !point.machine.is_empty() => return Ok(point.machine),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    Ok(unnamed(machine))
+}
+
+pub(crate) fn unnamed(machine: MachineNumber) -> String {
+    format!("unnamed-{}", machine.key())
 }
 
 /// The number of the machine, made if there is none.
@@ -129,6 +184,17 @@ pub(crate) async fn machine_or_create(
         let all = every_machine(records, known).await?;
         if let Some((number, _)) = all.iter().find(|(_, found)| found == name) {
             return Ok(*number);
+        }
+        // It may be the one that is looked for. Under another number there would be two of one name as soon as its record
+        // reads again, and the points of the later one would be hidden. What a checkpoint calls it stands for good.
+        let nameless =
+            (all.iter()).find(|(number, name)| *name == unnamed(*number) && settled_name(known, *number).is_none());
+        if let Some((number, _)) = nameless {
+            return Err(match machine_record(records, *number).await {
+                Err(error) => error,
+                // It reads again.
+                Ok(_) => continue,
+            });
         }
         let next = all.last().map_or(FIRST_MACHINE, |(number, _)| number.0 + 1);
         let record = MachineRecord {
@@ -234,6 +300,28 @@ pub(crate) async fn decisions(
     Ok(all)
 }
 
+/// The same, one after the other: for those who look at each once, and would hold a vault's points in memory otherwise.
+pub(crate) fn stream_decisions<'a>(
+    records: Records<'a>,
+    machine: MachineNumber,
+    live: &'a [SessionNumber],
+    first: u32,
+) -> impl Stream<Item = Result<(SessionNumber, Result<Decision, ReadError>), ReadError>> + 'a {
+    let read = move |number: SessionNumber| async move {
+        let decision = decision_or_damage(records, machine, number).await?;
+        Ok::<_, ReadError>(decision.map(|decision| (number, decision)))
+    };
+    let known = stream::iter(live.iter().copied()).map(read).buffered(LIVE_AT_ONCE);
+    let since = stream::iter((first..).map(SessionNumber))
+        .map(read)
+        .buffered(LIVE_AT_ONCE);
+    // The first number that is not there ends the register.
+    let since = since.try_take_while(|found| futures::future::ready(Ok(found.is_some())));
+    known
+        .chain(since)
+        .try_filter_map(|found| futures::future::ready(Ok(found)))
+}
+
 /// The same of every session from `first` on.
 pub(crate) async fn decisions_from(
     records: Records<'_>,
@@ -248,7 +336,8 @@ pub(crate) async fn decisions_from(
         .collect())
 }
 
-async fn decision_or_damage(
+/// What became of a session, or what of it is damaged: see [`is_decided`].
+pub(crate) async fn decision_or_damage(
     records: Records<'_>,
     machine: MachineNumber,
     number: SessionNumber,
@@ -258,6 +347,12 @@ async fn decision_or_damage(
         Err(error) if error.is_damage() => Ok(Some(Err(error))),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a session is decided of which something is damaged: then it is its point that is there and cannot be read. Else
+/// there is no point, and its own record is damaged.
+pub(crate) fn is_decided(damage: &ReadError, machine: MachineNumber, number: SessionNumber) -> bool {
+    matches!(damage, ReadError::Damaged { object, .. } if *object == object::point(machine, number))
 }
 
 #[cfg(test)]

@@ -8,10 +8,13 @@
 //! The session is there before the clean-up log is read and packs are listed, as with every writer: a pack that a clean-up
 //! condemns later waits for it. Packs that cannot be read are quarantined, so that the next backup looks for what they held.
 
+mod log;
+
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::SignedDuration;
 
 use crate::gclog::{self, Broken};
@@ -25,6 +28,8 @@ use crate::register::Decision;
 use crate::session::{self, BeginError, CommitError, SessionPlan, SessionWriter, WriteError};
 use crate::vault::{Inner, Vault};
 use crate::verify::superseded;
+pub use log::LogRepairReport;
+pub(crate) use log::repair_log;
 
 /// Packs whose ends are read at once; 1 MiB each.
 const READ_AT_ONCE: usize = 16;
@@ -61,12 +66,19 @@ pub struct RepairReport {
 /// Why the index was not repaired. What is written so far stays, and a repetition goes on from there.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
-    #[error("look for what the index lists")]
+    #[error("read the vault")]
     Read(#[from] ReadError),
     #[error("begin the repair's session")]
     Begin(#[source] BeginError),
     #[error("write pieces of the index")]
     Write(#[from] WriteError),
+    /// The earlier one may have condemned packs, and the later one may have let a clean-up delete them.
+    #[error("`{first}` and `{second}` of the clean-up log cannot be read, so nobody can know what they took away")]
+    LogUnknown { first: String, second: String },
+    #[error("others write to the clean-up log all the time")]
+    Busy,
+    #[error("write to the clean-up log")]
+    Log(#[source] crate::store::StoreError),
     #[error("commit the repair")]
     Commit(#[source] CommitError),
     #[error("use the cache folder")]
@@ -202,7 +214,8 @@ async fn packs(vault: &Vault, log: &gclog::GcLog) -> Result<BTreeSet<PackKey>, R
     }
     let machines = vault.machines().await?.into_iter().map(|(machine, _)| machine);
     for machine in std::iter::once(MachineNumber::MAINTENANCE).chain(machines) {
-        for (session, decision) in log.decisions(vault.inner.records(), machine).await? {
+        let mut decisions = pin!(log.stream_decisions(vault.inner.records(), machine));
+        while let Some((session, decision)) = decisions.try_next().await? {
             if let Ok(Decision::Committed(point)) = decision {
                 packs.extend((0..point.written.packs).map(|number| PackKey {
                     machine,

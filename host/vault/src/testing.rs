@@ -45,6 +45,8 @@ pub enum Fault {
     NotFound,
     /// Nothing is done, since whoever asks may not: a role, a retention time.
     Deny,
+    /// Puts only: nothing is done, since there is no room.
+    Full,
 }
 
 /// How faithful creates are.
@@ -351,6 +353,10 @@ impl ObjectStore for FaultStore {
             None => self.put_really(location, payload, opts).await,
             Some(Fault::Refuse | Fault::NotFound) => Err(broken("refused")),
             Some(Fault::Deny) => Err(denied(location)),
+            Some(Fault::Full) => Err(Error::Generic {
+                store: "fault",
+                source: Box::new(std::io::Error::from(std::io::ErrorKind::StorageFull)),
+            }),
             Some(Fault::LoseAnswer) => {
                 self.put_really(location, payload, opts).await?;
                 Err(broken("503 after the act"))

@@ -68,8 +68,11 @@ pub(super) async fn undecided(vault: &Arc<Inner>, survey: &Survey) -> Result<Vec
     for (machine, _) in register::every_machine(records, &[]).await? {
         let first = survey.machine(machine).map_or(0, |known| known.decided_below);
         for (number, decision) in register::decisions(records, machine, &[], first).await? {
-            if let Decision::Undecided(session) = decision? {
-                all.push((machine, number, session));
+            match decision {
+                Ok(Decision::Undecided(session)) => all.push((machine, number, session)),
+                Ok(Decision::Committed(_) | Decision::Aborted) => {}
+                Err(damage) if register::is_decided(&damage, machine, number) => {}
+                Err(damage) => return Err(damage.into()),
             }
         }
     }

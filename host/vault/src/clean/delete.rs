@@ -153,3 +153,38 @@ impl Refused {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Cause;
+
+    #[test]
+    fn what_stores_say_of_a_lock_is_no_failure() {
+        let kind = |said: &str| {
+            let error = StoreError::Failed {
+                store: String::new(),
+                action: "delete",
+                object: String::new(),
+                source: Cause::text(said),
+            };
+            Refused::new(String::new(), 0, &error).kind
+        };
+        for said in [
+            // Azure, by policy, by legal hold and by version; S3; MinIO.
+            "the server says BlobImmutableDueToPolicy: This operation is not permitted as the blob is immutable due to a policy.",
+            "the server says BlobImmutableDueToLegalHold: This operation is not permitted as the blob is immutable due to one or more legal holds.",
+            "the server says AccessDenied: Access Denied because object protected by object lock.",
+            "the server says ObjectLocked: Object is WORM protected and cannot be overwritten",
+        ] {
+            assert_eq!(kind(said), RefusedKind::Locked, "{said}");
+        }
+        for said in [
+            "the server says AuthorizationPermissionMismatch: This request is not authorized",
+            "the server says AccessDenied: Access Denied.",
+        ] {
+            assert_eq!(kind(said), RefusedKind::Denied, "{said}");
+        }
+        assert_eq!(kind("the server says ServerBusy"), RefusedKind::Failed);
+    }
+}

@@ -24,6 +24,22 @@ pub enum CleanError {
     PointVanished { machine: String, point: SessionNumber },
     #[error("the record of machine {machine} has left the vault")]
     MachineVanished { machine: String },
+    #[error("nobody can know what point {point} of {machine} needs: {what}")]
+    UnreadablePoint {
+        machine: String,
+        point: SessionNumber,
+        what: String,
+        /// It is forgotten: from then on a clean-up purges it, and goes on.
+        purged_from: Option<Timestamp>,
+    },
+    #[error("nobody can know what session {session} of {machine} builds upon, which is not over: {what}")]
+    UnreadableSession {
+        machine: String,
+        session: SessionNumber,
+        what: String,
+        /// From then on a clean-up ends it, and goes on.
+        fenced_from: Timestamp,
+    },
     #[error("chunk {0}, which a point needs, is in no pack of the vault")]
     ChunkMissing(ChunkId),
     #[error("{dead_percent} % of the vault's {all_bytes} bytes would be condemned at once")]

@@ -29,13 +29,31 @@ pub(super) async fn fenced_from(
     number: SessionNumber,
     session: &Session,
 ) -> Result<Timestamp, CleanError> {
+    let granted = session.deadline.duration_since(session.begun_at);
+    let granted = granted.clamp(SignedDuration::ZERO, LONGEST);
+    begun_and(vault, machine, number, granted + GRACE).await
+}
+
+/// The same for a session that cannot be asked: the longest that any may last.
+pub(super) async fn unreadable_fenced_from(
+    vault: &Arc<Inner>,
+    machine: MachineNumber,
+    number: SessionNumber,
+) -> Result<Timestamp, CleanError> {
+    begun_and(vault, machine, number, LONGEST + GRACE).await
+}
+
+async fn begun_and(
+    vault: &Arc<Inner>,
+    machine: MachineNumber,
+    number: SessionNumber,
+    lasts: SignedDuration,
+) -> Result<Timestamp, CleanError> {
     let object = object::session(machine, number);
     let Some(looked) = vault.store.look(&object).await? else {
         return Err(lost(object).into());
     };
-    let granted = session.deadline.duration_since(session.begun_at);
-    let granted = granted.clamp(SignedDuration::ZERO, LONGEST);
-    Ok(looked.modified.checked_add(granted + GRACE).unwrap_or(Timestamp::MAX))
+    Ok(looked.modified.checked_add(lasts).unwrap_or(Timestamp::MAX))
 }
 
 pub(super) async fn name(
@@ -74,6 +92,27 @@ pub(super) async fn fence_expired(
                 report.fenced.push(name);
             }
         }
+        for session in &machine.unreadable_undecided {
+            let fenced_from = unreadable_fenced_from(vault, machine.machine, session.number).await?;
+            if fenced_from <= now
+                && (dry_run
+                    || fence(
+                        vault,
+                        machine,
+                        session.number,
+                        "its record is damaged, and its time is over",
+                    )
+                    .await?)
+            {
+                report.fenced.push(SessionName {
+                    machine: machine.name.clone(),
+                    machine_number: machine.machine,
+                    session: session.number,
+                    host: String::new(),
+                    fenced_from,
+                });
+            }
+        }
     }
     Ok(())
 }
@@ -88,10 +127,12 @@ pub(super) async fn fence_earlier_cleaners(
     report: &mut CleanReport,
 ) -> Result<(), CleanError> {
     for machine in &survey.machines {
-        for (number, _) in &machine.undecided {
+        let readable = machine.undecided.iter().map(|(number, _)| *number);
+        let unreadable = machine.unreadable_undecided.iter().map(|session| session.number);
+        for number in readable.chain(unreadable) {
             if machine.machine == MachineNumber::MAINTENANCE
-                && *number < own
-                && fence(vault, machine, *number, "a later clean-up has begun").await?
+                && number < own
+                && fence(vault, machine, number, "a later clean-up has begun").await?
             {
                 report.abandoned += 1;
             }

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 
-use super::CleanError;
+use super::{CleanError, CleanPlan, fence};
+use crate::fate;
 use crate::gclog::GcLog;
 use crate::ids::{MachineNumber, SessionNumber, parse_key};
-use crate::mark::Survey;
+use crate::mark::{Survey, UnreadablePoint, UnreadableSession};
 use crate::object;
+use crate::point::Fate;
 use crate::read::ReadError;
 use crate::register;
 use crate::store::StoreError;
@@ -148,13 +150,51 @@ pub(super) fn points_are_all_there(log: &GcLog, survey: &Survey) -> Result<(), C
     for known in log.machines() {
         let found = survey.machines.iter().find(|found| found.machine == known.machine);
         for live in &known.live {
-            let is_there = found.is_some_and(|found| found.points.iter().any(|point| point.number == *live));
-            if !is_there {
+            if !found.is_some_and(|found| found.has_point(*live)) {
                 return Err(CleanError::PointVanished {
                     machine: known.name.clone(),
                     point: *live,
                 });
             }
+        }
+    }
+    Ok(())
+}
+
+/// What every point and every undecided session needs is known. A point that is purged needs nothing, so its record may be
+/// damaged; and the clean-ups' own points need nothing in any case. For the others there is a way out, which the error tells.
+pub(super) async fn everything_reads(vault: &Arc<Inner>, survey: &Survey, plan: &CleanPlan) -> Result<(), CleanError> {
+    let records = vault.records();
+    for machine in survey
+        .machines
+        .iter()
+        .filter(|known| known.machine != MachineNumber::MAINTENANCE)
+    {
+        for UnreadablePoint { number, fate, what } in &machine.unreadable {
+            let purged_from = match fate {
+                Fate::Purged => continue,
+                Fate::Kept | Fate::Unknown => None,
+                Fate::Forgotten => {
+                    let seen = fate::read(records, machine.machine, *number).await?;
+                    let since = fate::forgotten_since(records, machine.machine, *number, &seen).await?;
+                    let undelete_for = SignedDuration::try_from(plan.undelete_for).unwrap_or(SignedDuration::MAX);
+                    since.map(|since| since.checked_add(undelete_for).unwrap_or(Timestamp::MAX))
+                }
+            };
+            return Err(CleanError::UnreadablePoint {
+                machine: machine.name.clone(),
+                point: *number,
+                what: what.clone(),
+                purged_from,
+            });
+        }
+        if let Some(UnreadableSession { number, what }) = machine.unreadable_undecided.first() {
+            return Err(CleanError::UnreadableSession {
+                machine: machine.name.clone(),
+                session: *number,
+                what: what.clone(),
+                fenced_from: fence::unreadable_fenced_from(vault, machine.machine, *number).await?,
+            });
         }
     }
     Ok(())

@@ -230,6 +230,7 @@ async fn survey_with_bases(
         if plan.dry_run || vault.leaves_out(LeftOut::Fence) {
             suppose_done(&mut survey, report);
         }
+        guards::everything_reads(vault, &survey, plan).await?;
         if !fence::fence_baseless(vault, &mut survey, plan.dry_run).await? || plan.dry_run {
             return Ok(survey);
         }
@@ -247,10 +248,16 @@ fn suppose_done(survey: &mut Survey, report: &CleanReport) {
                 .any(|name| (name.machine_number, name.session) == (machine.machine, *number))
         };
         machine.undecided.retain(|(number, _)| !is_fenced(number));
-        for point in &mut machine.points {
-            let is_purged = |purged: &PurgedPoint| (&purged.machine, purged.point) == (&machine.name, point.number);
+        machine.unreadable_undecided.retain(|known| !is_fenced(&known.number));
+        let readable = machine.points.iter_mut().map(|point| (point.number, &mut point.fate));
+        let unreadable = machine
+            .unreadable
+            .iter_mut()
+            .map(|point| (point.number, &mut point.fate));
+        for (number, fate) in readable.chain(unreadable) {
+            let is_purged = |purged: &PurgedPoint| (&purged.machine, purged.point) == (&machine.name, number);
             if report.purged.iter().any(is_purged) {
-                point.fate = Fate::Purged;
+                *fate = Fate::Purged;
             }
         }
     }
@@ -334,6 +341,9 @@ async fn run(
         own.give_up(vault, "nothing had to be moved").await;
     }
     report.merged_pieces = decided.relisting.merged;
+    for pack in &decided.doomed.left_for_later {
+        report.left_for_later.add(seen.packs.bytes(pack));
+    }
 
     // Step 7.
     let log = gclog::read(vault.records()).await?;
@@ -391,6 +401,9 @@ async fn look(vault: &Arc<Inner>, plan: &CleanPlan, progress: Progress<'_>) -> R
     }
     report.deleted_pieces = decided.relisting.going(&BTreeSet::new()).count() as u64;
     report.merged_pieces = decided.relisting.merged;
+    for pack in &decided.doomed.left_for_later {
+        report.left_for_later.add(seen.packs.bytes(pack));
+    }
     report.condemned = decided.candidates.amount;
     report.too_young = decided.candidates.too_young;
     let undecided = checkpoint::undecided(vault, &seen.survey).await?;

@@ -96,6 +96,9 @@ pub struct CleanReport {
     pub waiting: Vec<Waiting>,
     /// Not needed either, and too young to be condemned.
     pub too_young: Amount,
+    /// Condemned packs whose time has come and that wait for the next run all the same: what is needed of them was more than
+    /// one run moves.
+    pub left_for_later: Amount,
     /// The number of the checkpoint that says all this to others.
     pub checkpoint: Option<u32>,
 }

@@ -9,9 +9,10 @@
 //! a fetched piece lists was there when the log was read, or is named in it as condemned, or will be when it is followed on:
 //! no pack comes into the index that went unseen.
 
+use std::pin::pin;
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -67,6 +68,11 @@ async fn follow(vault: &Arc<Inner>) -> Result<(), ReadError> {
         // Another process of this host has seen more of it.
         log = vault.log().await?;
     }
+    if let Err(error) = log.require_whole() {
+        // What it may have condemned must be read before the local index counts as having followed it.
+        tracing::warn!(%error, "the local index does not follow a damaged clean-up log");
+        return Ok(());
+    }
     let mut passed = Vec::new();
     // Of packs that are listed nowhere here, nothing need be known that the newest checkpoint does not say.
     if !vault.index.is_empty() {
@@ -82,7 +88,14 @@ async fn follow(vault: &Arc<Inner>) -> Result<(), ReadError> {
             );
             blocking(vault, |vault| vault.index.reset()).await?;
         } else {
-            passed = gclog::condemned_between(vault.records(), from, until).await?;
+            match gclog::condemned_between(vault.records(), from, until).await {
+                Ok(condemned) => passed = condemned,
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(%error, "the local index cannot follow the clean-up log; it starts anew");
+                    blocking(vault, |vault| vault.index.reset()).await?;
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
     vault.index.follow(&log, passed);
@@ -96,7 +109,8 @@ pub(crate) async fn load_counted(vault: &Arc<Inner>) -> Result<(), ReadError> {
     let log = vault.log_so_far().await?;
     // The clean-up counts its pieces as machines do.
     for (machine, _) in register::every_machine(vault.records(), log.machines()).await? {
-        for (session, decision) in log.decisions(vault.records(), machine).await? {
+        let mut decisions = pin!(log.stream_decisions(vault.records(), machine));
+        while let Some((session, decision)) = decisions.try_next().await? {
             if let Ok(register::Decision::Committed(point)) = decision {
                 let pieces = (0..point.written.index_pieces).map(|number| PackKey {
                     machine,

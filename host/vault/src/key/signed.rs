@@ -60,6 +60,10 @@ impl<T: Serialize + DeserializeOwned> Signed<T> {
         let rest = rest.strip_suffix('\n').ok_or(damaged("it is cut short"))?;
         let (json, last) = rest.split_once('\n').ok_or(damaged("it is cut short"))?;
         let mac = last.strip_prefix("mac ").ok_or(damaged("its MAC is missing"))?;
+        // One form only, or a flipped bit that makes a letter large would go unnoticed.
+        if mac.bytes().any(|letter| letter.is_ascii_uppercase()) {
+            return Err(damaged("its MAC is no 64 hexadecimal digits"));
+        }
         Ok(Self {
             contents: serde_json::from_str(json).map_err(|_| damaged("its second line cannot be read"))?,
             signed: bytes[..first.len() + 1 + json.len() + 1].to_vec(),

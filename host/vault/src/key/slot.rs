@@ -378,18 +378,23 @@ mod tests {
         fn garbage_is_no_slot(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Slot::decode(&bytes).is_err());
         }
+    }
 
-        #[test]
-        fn a_flipped_bit_never_gives_another_key(at in any::<prop::sample::Index>(), bit in 0u8..8) {
-            let key: VaultKey = Zeroizing::new([9; 32]);
-            let mut bytes = make(&secret(1), context("a"), &key, None).encode();
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
-            if let Ok(slot) = Slot::decode(&bytes)
-                && let Ok(opened) = slot.open(&secret(1), context("a"))
-            {
-                prop_assert_eq!(opened, key);
+    #[test]
+    fn a_flipped_bit_never_gives_another_key() {
+        let key: VaultKey = Zeroizing::new([9; 32]);
+        let before: VaultKey = Zeroizing::new([8; 32]);
+        let slot = make(&secret(1), context("a"), &key, Some(&before));
+        let mut bytes = slot.encode();
+        assert_eq!(slot.open(&secret(1), context("a")), Ok(key.clone()));
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            // It is not even taken for the same slot, so nobody counts on it.
+            if let Ok(slot) = Slot::decode(&bytes) {
+                assert!(slot.open(&secret(1), context("a")).is_err(), "bit {bit}");
+                assert!(!slot.is_made_with(&key, context("a")), "bit {bit}");
             }
+            bytes[bit / 8] ^= 1 << (bit % 8);
         }
     }
 }

@@ -40,6 +40,8 @@ pub(crate) enum UnlockError {
         opens: u32,
         newest: u32,
     },
+    /// None is listed.
+    NoSlots(u32),
     Newer(u32),
     Damaged(String),
     Store(StoreError),
@@ -133,8 +135,7 @@ async fn try_slots(
 ) -> Result<Result<Opened, UnlockError>, UnlockError> {
     let names = list_slots(store, generation).await?;
     if names.is_empty() {
-        let what = format!("it has no key slot of generation {generation}");
-        return Ok(Err(UnlockError::Damaged(what)));
+        return Ok(Err(UnlockError::NoSlots(generation)));
     }
     let slots = names.len();
     let (mut unreadable, mut last_error) = (0, None);

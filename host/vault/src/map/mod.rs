@@ -16,7 +16,7 @@ pub use geometry::{
 };
 pub use leaf::{Leaf, LeafBuilder, LeafExtent, Place};
 pub use node::Node;
-pub use read::{MapError, MapReader, NodeSource};
+pub use read::{MapError, MapReader, NextLeaf, NodeSource};
 pub use write::MapWriter;
 
 pub use crate::point::MapRoot;

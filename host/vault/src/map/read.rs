@@ -1,6 +1,7 @@
 //! Reading a map from its root.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -34,6 +35,25 @@ pub enum MapError {
     Node { id: ChunkId, source: NodeError },
     #[error("the map's root is of level {0}; {MAX_LEVEL} is the highest known")]
     Root(u8),
+}
+
+impl MapError {
+    /// Whether the map is damaged there, rather than out of reach for now.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => source.is_damage(),
+            Self::Node { .. } | Self::Root(_) => true,
+        }
+    }
+}
+
+/// What comes next in a map of which something may be damaged.
+#[derive(Debug)]
+pub enum NextLeaf {
+    Leaf(u64, ChunkId),
+    /// What lies in these leaves cannot be known.
+    Hole(Range<u64>, MapError),
+    End,
 }
 
 /// One disk's map at one point. Keeps the inner nodes on the way to the last leaf, so a walk in disk order reads each once.
@@ -157,21 +177,58 @@ impl<S: NodeSource> MapReader<S> {
 
     /// The first leaf at or after `from` that is there, and its id. Skips what is absent at the level where it is absent.
     pub async fn next_leaf(&mut self, from: u64) -> Result<Option<(u64, ChunkId)>, MapError> {
+        let mut index = from;
+        self.search(&mut index).await
+    }
+
+    /// The same for those who go on without what is damaged: a node that cannot be read is told with the leaves that lie
+    /// below it, as a range from `from` on, and the next search begins behind them.
+    pub async fn next_leaf_or_hole(&mut self, from: u64) -> Result<NextLeaf, MapError> {
+        let mut index = from;
+        let error = match self.search(&mut index).await {
+            Ok(Some((index, id))) => return Ok(NextLeaf::Leaf(index, id)),
+            Ok(None) => return Ok(NextLeaf::End),
+            Err(error) => error,
+        };
+        let (MapError::Read { id, .. } | MapError::Node { id, .. }) = &error else {
+            return Err(error);
+        };
+        if !error.is_damage() {
+            return Err(error);
+        }
+        let leaves = self.leaves_below(*id, index).await?;
+        Ok(NextLeaf::Hole(leaves.start.max(from)..leaves.end, error))
+    }
+
+    /// The leaves below a node on the way to a leaf, whose ancestors can be read.
+    async fn leaves_below(&mut self, id: ChunkId, leaf: u64) -> Result<Range<u64>, MapError> {
+        let highest = self.root.map_or(0, |root| root.level);
+        for level in (1..=highest).rev() {
+            let leaves = span_bytes(level) / span_bytes(0);
+            if self.node_id(level, leaf / leaves).await? == Some(id) {
+                let start = leaf / leaves * leaves;
+                return Ok(start..start + leaves);
+            }
+        }
+        Ok(leaf..leaf + 1)
+    }
+
+    /// `index` is how far it has come.
+    async fn search(&mut self, index: &mut u64) -> Result<Option<(u64, ChunkId)>, MapError> {
         let limit = self.leaf_limit();
         let Some(root) = self.root else { return Ok(None) };
-        let mut index = from;
-        'search: while index < limit {
+        'search: while *index < limit {
             for level in (1..=root.level).rev() {
                 let leaves = span_bytes(level) / span_bytes(0);
-                if self.node_id(level, index / leaves).await?.is_none() {
-                    index = (index / leaves + 1) * leaves;
+                if self.node_id(level, *index / leaves).await?.is_none() {
+                    *index = (*index / leaves + 1) * leaves;
                     continue 'search;
                 }
             }
-            if let Some(id) = self.node_id(0, index).await? {
-                return Ok(Some((index, id)));
+            if let Some(id) = self.node_id(0, *index).await? {
+                return Ok(Some((*index, id)));
             }
-            index += 1;
+            *index += 1;
         }
         Ok(None)
     }

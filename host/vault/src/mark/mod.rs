@@ -23,7 +23,7 @@ use crate::read::ReadError;
 use crate::vault::Inner;
 use bits::Bits;
 use live::LiveIds;
-pub(crate) use survey::{MachineSurvey, Root, Survey, SurveyedPoint, survey};
+pub(crate) use survey::{MachineSurvey, Root, Survey, SurveyedPoint, UnreadablePoint, UnreadableSession, survey};
 use walk::{Found, Walk};
 
 /// How far a mark is.

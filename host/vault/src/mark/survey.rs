@@ -9,9 +9,16 @@
 //! base's chunks with nothing to hold them. Sessions before points: a session that is decided between the two is seen as
 //! undecided, or its point is. The other way round it would be seen as neither, and its chunks would go.
 //!
-//! A point that was not there in step 1 has no fate that was read in time, and is kept. A record that is damaged is an error:
-//! nobody may delete by half a survey. A point that the checkpoint counts and that has left the vault is not among the
-//! points; whoever deletes compares first.
+//! A point that was not there in step 1 has no fate that was read in time, and is kept. A point that the checkpoint counts and
+//! that has left the vault is not among the points; whoever deletes compares first.
+//!
+//! What is damaged is told apart by what it means, so that one flipped bit need not stop every clean-up for ever:
+//! - A point's record, and the point is *not purged*: nobody knows what it needs, so whoever deletes stops until it is. It
+//!   can be forgotten and purged like any other.
+//! - A point's record, and the point *is purged*: it is no root, and nothing of it need be known. The same for the clean-ups'
+//!   own points, which need nothing: their pieces come to be counted by another one.
+//! - A fate: the point stays a root, and as it may have been purged, what is gone of it is no damage.
+//! - The record of an undecided session: nobody knows what it builds upon, so whoever deletes stops until it is fenced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -39,8 +46,8 @@ pub(crate) struct Root {
     pub(crate) point: SessionNumber,
     pub(crate) maps: Vec<MapRoot>,
     pub(crate) attachments: Vec<ChunkId>,
-    /// Here only because an undecided session names it as a base. It may have been purged before that session was there,
-    /// which then gives up; so what is gone of it is no damage.
+    /// Here only because an undecided session names it as a base, or because what became of it cannot be read. It may have
+    /// been purged; so what is gone of it is no damage.
     pub(crate) purged: bool,
 }
 
@@ -81,10 +88,25 @@ impl SurveyedPoint {
 
     fn root(&self) -> Root {
         Root {
-            purged: self.fate == Fate::Purged,
+            purged: matches!(self.fate, Fate::Purged | Fate::Unknown),
             ..self.root.clone()
         }
     }
+}
+
+/// Something stands where a session's point would be, and cannot be read.
+#[derive(Clone, Debug)]
+pub(crate) struct UnreadablePoint {
+    pub(crate) number: SessionNumber,
+    pub(crate) fate: Fate,
+    pub(crate) what: String,
+}
+
+/// A session without a point, and its record cannot be read: nobody knows what it builds upon.
+#[derive(Clone, Debug)]
+pub(crate) struct UnreadableSession {
+    pub(crate) number: SessionNumber,
+    pub(crate) what: String,
 }
 
 /// One machine of the vault.
@@ -100,12 +122,23 @@ pub(crate) struct MachineSurvey {
     pub(crate) points: Vec<SurveyedPoint>,
     /// As of step 2, and those that began since: some of them may have a point by now, which is among `points`.
     pub(crate) undecided: Vec<(SessionNumber, Session)>,
+    /// Decided, and nobody knows how.
+    pub(crate) unreadable: Vec<UnreadablePoint>,
+    pub(crate) unreadable_undecided: Vec<UnreadableSession>,
 }
 
 impl MachineSurvey {
     /// Whether the session was decided before the points were read, so that what it committed is among them.
     pub(crate) fn has_decided(&self, session: SessionNumber) -> bool {
-        session.0 < self.end && !self.undecided.iter().any(|(number, _)| *number == session)
+        session.0 < self.end
+            && !self.undecided.iter().any(|(number, _)| *number == session)
+            && !self.unreadable_undecided.iter().any(|known| known.number == session)
+    }
+
+    /// Whether the store still has something in the place of this point.
+    pub(crate) fn has_point(&self, number: SessionNumber) -> bool {
+        self.points.iter().any(|point| point.number == number)
+            || self.unreadable.iter().any(|point| point.number == number)
     }
 }
 
@@ -149,7 +182,9 @@ struct Reading {
     machine: MachineNumber,
     name: String,
     points: BTreeMap<SessionNumber, SurveyedPoint>,
+    unreadable: BTreeMap<SessionNumber, UnreadablePoint>,
     undecided: BTreeMap<SessionNumber, Session>,
+    unreadable_undecided: BTreeMap<SessionNumber, UnreadableSession>,
     /// The number from which the next step reads on.
     next: u32,
 }
@@ -181,6 +216,8 @@ pub(crate) async fn survey(vault: &Arc<Inner>, log: &GcLog) -> Result<Survey, Re
             end: machine.next,
             points: machine.points.into_values().collect(),
             undecided: machine.undecided.into_iter().collect(),
+            unreadable: machine.unreadable.into_values().collect(),
+            unreadable_undecided: machine.unreadable_undecided.into_values().collect(),
         });
     }
     Ok(survey)
@@ -197,42 +234,75 @@ async fn tentative(
         machine,
         name,
         points: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
         undecided: BTreeMap::new(),
+        unreadable_undecided: BTreeMap::new(),
         next: log.decided_below(machine),
     };
     let live = log.live(machine);
-    let found = at_once(live, |number| register::decision(records, machine, number)).await?;
-    for decision in found {
-        if let Some(Decision::Committed(point)) = decision {
-            reading.keep(&point);
+    let found = at_once(live, |number| register::decision_or_damage(records, machine, number));
+    for (number, decision) in live.iter().zip(found.await?) {
+        if let Some(decision) = decision {
+            reading.take_in(*number, decision);
         }
     }
     let mut all_decided = true;
     for (number, decision) in register::decisions_from(records, machine, reading.next).await? {
-        match decision? {
-            Decision::Committed(point) => reading.keep(&point),
-            Decision::Aborted => {}
-            // Step 2 begins with the first of these.
-            Decision::Undecided(_) => all_decided = false,
-        }
+        // Step 2 begins with the first that is undecided, and only then are they looked at.
+        all_decided &= reading.take_in(number, decision);
         if all_decided {
             reading.next = number.0 + 1;
         }
     }
+    reading.undecided.clear();
+    reading.unreadable_undecided.clear();
     Ok(reading)
 }
 
 impl Reading {
-    fn keep(&mut self, point: &Point) {
-        let known = SurveyedPoint::new(point, Fate::Kept);
-        self.points.entry(point.number).or_insert(known);
+    /// Puts a session where it belongs, and says whether it is decided.
+    fn take_in(&mut self, number: SessionNumber, decision: Result<Decision, ReadError>) -> bool {
+        match decision {
+            Ok(Decision::Committed(point)) => {
+                // What is known of it since step 1, its fate above all, stands.
+                let known = || SurveyedPoint::new(&point, Fate::Kept);
+                self.points.entry(number).or_insert_with(known);
+                true
+            }
+            Ok(Decision::Aborted) => true,
+            Ok(Decision::Undecided(session)) => {
+                self.undecided.insert(number, session);
+                false
+            }
+            Err(damage) if register::is_decided(&damage, self.machine, number) => {
+                // One that read a moment ago is known, which is as good.
+                if !self.points.contains_key(&number) {
+                    self.unreadable.entry(number).or_insert_with(|| UnreadablePoint {
+                        number,
+                        fate: Fate::Kept,
+                        what: damage.to_string(),
+                    });
+                }
+                true
+            }
+            Err(damage) => {
+                let what = damage.to_string();
+                self.unreadable_undecided
+                    .insert(number, UnreadableSession { number, what });
+                false
+            }
+        }
     }
 
     async fn read_fates(&mut self, records: Records<'_>) -> Result<(), ReadError> {
-        let numbers: Vec<SessionNumber> = self.points.keys().copied().collect();
-        let fates = at_once(&numbers, |number| fate::read(records, self.machine, number)).await?;
-        for (point, fate) in self.points.values_mut().zip(fates) {
-            point.fate = fate.fate;
+        let numbers: Vec<SessionNumber> = self.points.keys().chain(self.unreadable.keys()).copied().collect();
+        let fates = at_once(&numbers, |number| fate_or_unknown(records, self.machine, number)).await?;
+        let fates: BTreeMap<SessionNumber, Fate> = numbers.into_iter().zip(fates).collect();
+        for (number, point) in &mut self.points {
+            point.fate = fates[number];
+        }
+        for (number, point) in &mut self.unreadable {
+            point.fate = fates[number];
         }
         Ok(())
     }
@@ -240,13 +310,7 @@ impl Reading {
     /// Step 2.
     async fn read_undecided(&mut self, records: Records<'_>) -> Result<(), ReadError> {
         for (number, decision) in register::decisions_from(records, self.machine, self.next).await? {
-            match decision? {
-                Decision::Committed(point) => self.keep(&point),
-                Decision::Aborted => {}
-                Decision::Undecided(session) => {
-                    self.undecided.insert(number, session);
-                }
-            }
+            self.take_in(number, decision);
             self.next = number.0 + 1;
         }
         Ok(())
@@ -254,15 +318,18 @@ impl Reading {
 
     /// Step 3. Gives the number below which all is decided.
     async fn read_points(&mut self, records: Records<'_>) -> Result<u32, ReadError> {
-        let undecided: Vec<SessionNumber> = self.undecided.keys().copied().collect();
-        let now = at_once(&undecided, |number| register::decision(records, self.machine, number)).await?;
-        for decision in now {
-            if let Some(Decision::Committed(point)) = decision {
-                self.keep(&point);
+        let undecided = self.undecided.keys().chain(self.unreadable_undecided.keys());
+        let undecided: Vec<SessionNumber> = undecided.copied().collect();
+        let now = at_once(&undecided, |number| {
+            register::decision_or_damage(records, self.machine, number)
+        });
+        for (number, decision) in undecided.iter().zip(now.await?) {
+            if let Some(decision) = decision {
+                self.take_in(*number, decision);
             }
         }
         self.read_undecided(records).await?;
-        let first = self.undecided.keys().next();
+        let first = self.undecided.keys().chain(self.unreadable_undecided.keys()).min();
         Ok(first.map_or(self.next, |number| number.0))
     }
 
@@ -276,14 +343,31 @@ impl Reading {
             .copied()
             .collect();
         let bases: Vec<SessionNumber> = bases.into_iter().collect();
-        let found = at_once(&bases, |number| register::decision(records, self.machine, number)).await?;
+        let found = at_once(&bases, |number| {
+            register::decision_or_damage(records, self.machine, number)
+        });
         // Not among the points: purged before the newest checkpoint. One that was never committed is refused by the session
-        // that names it.
-        let roots = found.into_iter().filter_map(|decision| match decision {
-            Some(Decision::Committed(point)) => Some(SurveyedPoint::new(&point, Fate::Purged).root()),
+        // that names it. Of one that cannot be read nobody knows what it needed; whoever deletes fences the session first.
+        let roots = found.await?.into_iter().filter_map(|decision| match decision {
+            Some(Ok(Decision::Committed(point))) => Some(SurveyedPoint::new(&point, Fate::Purged).root()),
             _ => None,
         });
         Ok(roots.collect())
+    }
+}
+
+async fn fate_or_unknown(
+    records: Records<'_>,
+    machine: MachineNumber,
+    number: SessionNumber,
+) -> Result<Fate, ReadError> {
+    match fate::read(records, machine, number).await {
+        Ok(register) => Ok(register.fate),
+        Err(error) if error.is_damage() => {
+            tracing::warn!(%machine, %number, %error, "what became of a point cannot be read; all of it stays");
+            Ok(Fate::Unknown)
+        }
+        Err(error) => Err(error),
     }
 }
 

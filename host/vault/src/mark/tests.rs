@@ -11,7 +11,7 @@ use crate::gclog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::map::{LeafBuilder, MapRoot, Node, Place, SLOT_BYTES};
 use crate::pack::{ChunkKind, Encoder};
-use crate::point::{Point, PointAttachment, PointDisk, PointDraft};
+use crate::point::{Fate, Point, PointAttachment, PointDisk, PointDraft};
 use crate::session::{Claim, SessionPlan, SessionWriter};
 use crate::store::Store;
 use crate::testing::{FaultStore, Request};
@@ -302,22 +302,39 @@ async fn a_survey_reads_fates_then_sessions_then_points() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_stops_a_survey() {
+async fn what_cannot_be_read_is_told_apart_by_what_it_means() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    for number in 0..3 {
+        rig.back_up(&vault, &[number]).await;
+    }
+    let _undecided = rig.begin(&vault, &[]).await;
+    vault.forget(MACHINE, SessionNumber(1), None).await.unwrap();
+    vault.forget(MACHINE, SessionNumber(2), None).await.unwrap();
     for object in [
         "points/00000001/00000000",
-        "machines/00000001",
-        "fates/00000001/00000000/00000000",
+        "points/00000001/00000001",
+        "fates/00000001/00000002/00000000",
+        "sessions/00000001/00000003",
     ] {
-        let rig = Rig::new().await;
-        let vault = rig.host("a").await;
-        rig.back_up(&vault, &[1]).await;
-        vault.forget(MACHINE, SessionNumber(0), None).await.unwrap();
         rig.store.flip(object, 60).await;
-        let log = gclog::read(vault.inner.records()).await.unwrap();
-        let error = survey(&vault.inner, &log).await.unwrap_err();
-        assert!(
-            matches!(&error, ReadError::Damaged { object: damaged, .. } if damaged == object),
-            "{error:?}"
-        );
     }
+    let log = gclog::read(vault.inner.records()).await.unwrap();
+    let survey = survey(&vault.inner, &log).await.unwrap();
+    let machine = survey.machine(MACHINE).unwrap();
+    let unreadable: Vec<_> = machine
+        .unreadable
+        .iter()
+        .map(|point| (point.number.0, point.fate))
+        .collect();
+    assert_eq!(unreadable, [(0, Fate::Kept), (1, Fate::Forgotten)]);
+    assert_eq!(machine.points[0].fate, Fate::Unknown);
+    assert_eq!(machine.unreadable_undecided[0].number, SessionNumber(3));
+    assert_eq!(machine.decided_below, 3);
+    assert!(machine.has_decided(SessionNumber(1)) && !machine.has_decided(SessionNumber(3)));
+    let roots = survey.roots();
+    assert_eq!(
+        (roots.len(), roots[0].point, roots[0].purged),
+        (1, SessionNumber(2), true)
+    );
 }

@@ -117,7 +117,7 @@ pub(crate) struct SealedPack {
 pub(crate) enum PackDamage {
     #[error("its header: {0}")]
     Header(String),
-    #[error("its directory: {0}")]
+    #[error("its header or directory: {0}")]
     Directory(String),
     #[error("chunk {id} (number {ordinal}): {what}")]
     Chunk { id: ChunkId, ordinal: u32, what: String },

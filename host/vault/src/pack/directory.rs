@@ -56,7 +56,7 @@ impl PackListing {
 
 /// What is no directory or index piece, although its seal was whole: written by a faulty program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it lists what cannot be: {0}")]
+#[error("{0}")]
 pub(crate) struct DirectoryError(pub(crate) &'static str);
 
 const COMPRESSED: u32 = 1 << 31;

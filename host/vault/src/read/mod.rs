@@ -226,6 +226,16 @@ impl ChunkReader {
             })
     }
 
+    /// Which pack has left the vault with a chunk that has no other place; nothing where no piece of the index lists it at all.
+    pub(crate) fn gone_with(&self, id: &ChunkId) -> Result<Option<PackKey>, ReadError> {
+        let failed = |source| ReadError::Cache {
+            folder: self.vault.index.folder().to_owned(),
+            source,
+        };
+        let listed = self.vault.index.candidates(id).map_err(failed)?;
+        Ok(listed.first().map(|found| found.pack))
+    }
+
     /// A byte range of a pack, as one request.
     pub async fn fetch(&self, pack: &PackRef, range: Range<u64>) -> Result<Bytes, ReadError> {
         let object = pack.info.key.object();

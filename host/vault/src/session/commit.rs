@@ -86,8 +86,12 @@ impl SessionWriter {
         for (machine, session) in shared.used_sessions() {
             let is_live = shared.log.live(machine).binary_search(&session).is_ok();
             let is_counted = is_live || {
-                let record = register::point_record(vault.records(), machine, session).await?;
-                matches!(record, Some(PointRecord::Commit { .. }))
+                match register::point_record(vault.records(), machine, session).await {
+                    Ok(record) => matches!(record, Some(PointRecord::Commit { .. })),
+                    // What cannot be read counts nothing, and need not stop anybody else.
+                    Err(error) if error.is_damage() => false,
+                    Err(error) => return Err(error.into()),
+                }
             };
             if !is_counted {
                 self.list_packs_of(machine, session).await?;
@@ -216,8 +220,12 @@ async fn create_point(
             pause *= 2;
         }
     }
-    let source = last.map_or_else(|| Cause::text("nothing was tried"), |error| Cause::of(&error));
-    Err(CommitError::Unknown(source))
+    Err(match last {
+        // What a local file system has refused does not come later, as it might from a store far away.
+        Some(full @ StoreError::Full { .. }) => CommitError::Full(full),
+        Some(error) => CommitError::Unknown(Cause::of(&error)),
+        None => CommitError::Unknown(Cause::text("nothing was tried")),
+    })
 }
 
 /// What stands where our point should.

@@ -108,6 +108,9 @@ pub enum CommitError {
     /// Neither yes nor no. The very same bytes may be sent again later.
     #[error("whether the point is in the vault cannot be known")]
     Unknown(#[source] Cause),
+    /// The store has no room, and the point is not there. The very same bytes may be sent again when there is some.
+    #[error("the point is not in the vault yet")]
+    Full(#[source] StoreError),
     #[error("the commit cannot be read")]
     Read(#[from] ReadError),
 }
@@ -145,6 +148,8 @@ const BEGIN_ATTEMPTS: usize = 64;
 pub(crate) async fn begin(vault: &Arc<Inner>, plan: SessionPlan) -> Result<SessionWriter, BeginError> {
     let records = vault.records();
     let log = vault.log_so_far().await?;
+    // Asked again once the session is there; but what is known to fail need not leave one.
+    log.require_whole()?;
     let machines = register::machines_after(records, log.machines()).await?;
     let machine = machines.into_iter().find(|(number, _)| *number == plan.machine);
     let machine = machine.ok_or(BeginError::NoMachine(plan.machine))?;
@@ -189,6 +194,7 @@ async fn begin_upon(
         // Read to its end anew: what is condemned from here on finds the session.
         None => vault.log().await?,
     };
+    log.require_whole()?;
     for base in &plan.bases {
         check_base(vault, plan, *base).await?;
     }

@@ -179,6 +179,23 @@ async fn every_answer_to_the_commit_but_its_loss_is_a_committed_point() {
 }
 
 #[tokio::test]
+async fn a_commit_that_finds_no_room_says_so_and_is_sent_again_when_there_is_some() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    let writer = begin(&vault, &[], None).await.unwrap();
+    put(&vault, &writer, chunk(1, 1000)).await;
+    rig.store.inject(Request::Put, "points/", Fault::Full, 100);
+    let file = rig.commit_file();
+    let error = writer.commit(PointDraft::default(), &file).await.unwrap_err();
+    assert_eq!(error.to_string(), "the point is not in the vault yet");
+    assert!(matches!(error, CommitError::Full(_)), "{error:?}");
+    rig.store.heal();
+    let machine = vault.machine("web01").await.unwrap().unwrap();
+    let point = vault.commit_again(machine, writer.number(), &file).await.unwrap();
+    assert_eq!(vault.points(machine).await.unwrap(), vec![point]);
+}
+
+#[tokio::test]
 async fn a_commit_whose_answer_never_comes_is_neither_done_nor_given_up() {
     let rig = Rig::new().await;
     let vault = rig.host("a").await;

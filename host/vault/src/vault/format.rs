@@ -142,6 +142,20 @@ mod tests {
         assert_eq!(Format::decode(b"repository format 1").err(), Some(FormatError::NotOurs));
     }
 
+    #[test]
+    fn no_flipped_bit_of_a_format_goes_unnoticed() {
+        let ring = KeyRing::unencrypted(VaultId([4; 16]));
+        let mut bytes = format().encode(&ring);
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                !Format::decode(&bytes).is_ok_and(|read| read.is_proven_by(&ring)),
+                "bit {bit}"
+            );
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
     proptest! {
         #[test]
         fn garbage_and_flipped_bits_are_no_proven_format(

@@ -122,7 +122,7 @@ impl std::fmt::Debug for VaultKeys {
 impl VaultKeys {
     /// `expect_id` is what this host has pinned. A vault that is not encrypted has no keys: [`OpenError::Unencrypted`].
     pub async fn open(store: Store, credential: Credential, expect_id: Option<VaultId>) -> Result<Self, OpenError> {
-        match prove(&store, Some(&credential), expect_id).await? {
+        match prove(&store, Some(&credential), expect_id, false).await? {
             Proven::Unencrypted { .. } => Err(OpenError::Unencrypted),
             Proven::Encrypted { id, unlocked, .. } => Ok(Self {
                 store,
@@ -147,6 +147,11 @@ impl VaultKeys {
     /// The newest one.
     pub fn generation(&self) -> u32 {
         self.keys.len() as u32 - 1
+    }
+
+    /// Refuses a vault that was taken back behind the generation of keys that this host has `seen`.
+    pub fn refuse_older_than(&self, seen: u32) -> Result<(), OpenError> {
+        super::open::refuse_older(self.generation(), seen)
     }
 
     /// Slots of the newest generation, and what a rotation that did not come to its end left for the next one.

@@ -10,6 +10,7 @@ mod rotate;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::point::Point;
 use crate::read::{ChunkReader, ReadError, ReaderState};
 use crate::record::Records;
 use crate::register::{self, Decision, PointRecord, Session};
-use crate::repair::{self, RepairError, RepairProgress, RepairReport};
+use crate::repair::{self, LogRepairReport, RepairError, RepairProgress, RepairReport};
 use crate::session::{self, BeginError, CommitError, SessionPlan, SessionWriter};
 use crate::store::Store;
 use crate::verify::{self, VerifyPlan, VerifyProgress, VerifyReport};
@@ -133,10 +134,11 @@ impl Inner {
     }
 
     /// The clean-up log as it is now: to its end, which is asked for after this was called. What was read before is not
-    /// read again.
+    /// read again. Something of it may be damaged: whoever relies on packs asks [`GcLog::require_whole`].
     pub(crate) async fn log(&self) -> Result<GcLog, ReadError> {
         let mut known = self.log.lock().await;
-        let log = match known.take() {
+        // What could not be read may read now.
+        let log = match known.take().filter(|log| log.damaged().is_empty()) {
             Some(mut log) => {
                 log.follow(self.records()).await?;
                 log
@@ -149,8 +151,10 @@ impl Inner {
     /// The same as far as it is known; read only if nothing is. For those who want to know where to start looking, and
     /// nobody who is about to rely on a pack.
     pub(crate) async fn log_so_far(&self) -> Result<GcLog, ReadError> {
-        if let Some(known) = &*self.log.lock().await {
-            return Ok(known.clone());
+        let known = self.log.lock().await.clone();
+        // What could not be read may read now, or be repaired.
+        if let Some(known) = known.filter(|known| known.damaged().is_empty()) {
+            return Ok(known);
         }
         self.log().await
     }
@@ -201,6 +205,16 @@ impl Vault {
 
     pub fn id(&self) -> VaultId {
         self.inner.id
+    }
+
+    /// The newest generation of its keys.
+    pub fn key_generation(&self) -> u32 {
+        self.inner.ring.current()
+    }
+
+    /// Refuses a vault that was taken back behind the generation of keys that this host has `seen`.
+    pub fn refuse_older_than(&self, seen: u32) -> Result<(), OpenError> {
+        open::refuse_older(self.key_generation(), seen)
     }
 
     pub fn is_encrypted(&self) -> bool {
@@ -375,6 +389,17 @@ impl Vault {
         progress: &(dyn Fn(RepairProgress) + Sync),
     ) -> Result<RepairReport, RepairError> {
         repair::repair_index(self, host, progress).await
+    }
+
+    /// Writes a checkpoint behind damaged records of the clean-up log, so that nobody needs them any more.
+    pub async fn repair_log(&self) -> Result<LogRepairReport, RepairError> {
+        repair::repair_log(self).await
+    }
+
+    /// The points of a machine that restore only in part, as far as somebody has found and recorded it. Costs one look at the
+    /// clean-up log where nothing is recorded, and else a walk over the maps of all its points.
+    pub async fn damaged_points(&self, machine: MachineNumber) -> Result<BTreeSet<SessionNumber>, ReadError> {
+        verify::damaged_points(self, machine).await
     }
 
     /// Proves that points can be restored. Damage is in the report; an error means that it could not be looked for.

@@ -42,10 +42,16 @@ pub enum OpenError {
     Key { source: KeyError },
     #[error("the vault is encrypted and no key was given")]
     KeyNeeded,
-    #[error("the vault is not encrypted, which the config does not allow")]
+    #[error("the vault's `format` says that it is not encrypted, which the config does not allow")]
     Unencrypted,
     #[error("the vault has the id {found}, this host has pinned {expected}")]
     IdChanged { expected: VaultId, found: VaultId },
+    /// Somebody has taken it back, or hides what is newer: who has lost access by a rotation could read on.
+    #[error("the vault's keys are of generation {found}, and this host has seen generation {seen}")]
+    RolledBack { seen: u32, found: u32 },
+    /// They are lost, or the listing of the store leaves them out, which it may.
+    #[error("the store lists no key slot of generation {generation} below `{folder}`")]
+    NoSlots { generation: u32, folder: String },
     #[error("the store cannot be reached")]
     Unreachable { source: StoreError },
     #[error("the vault is damaged: {what}")]
@@ -71,6 +77,10 @@ impl From<UnlockError> for OpenError {
         match error {
             UnlockError::WrongKey { slots, unreadable } => Self::WrongKey { slots, unreadable },
             UnlockError::LeftBehind { opens, newest } => Self::LeftBehind { opens, newest },
+            UnlockError::NoSlots(generation) => Self::NoSlots {
+                generation,
+                folder: object::slots(generation),
+            },
             UnlockError::Newer(found) => Self::NewerFormat {
                 found,
                 known: FORMAT_VERSION,
@@ -94,8 +104,14 @@ pub(super) async fn open(
     options: OpenOptions,
     tuning: Tuning,
 ) -> Result<Inner, OpenError> {
-    let (id, ring) = match prove(&store, credential.as_ref(), options.expect_id).await? {
-        Proven::Unencrypted { .. } if !options.allow_unencrypted => return Err(OpenError::Unencrypted),
+    let proven = prove(
+        &store,
+        credential.as_ref(),
+        options.expect_id,
+        options.allow_unencrypted,
+    )
+    .await?;
+    let (id, ring) = match proven {
         Proven::Unencrypted { id, ring } | Proven::Encrypted { id, ring, .. } => (id, ring),
     };
     let folder = options.cache_folder.clone();
@@ -125,6 +141,14 @@ pub(super) async fn open(
     })
 }
 
+/// Generations are never deleted, so there is no good reason for a lower one.
+pub(super) fn refuse_older(found: u32, seen: u32) -> Result<(), OpenError> {
+    if found < seen {
+        return Err(OpenError::RolledBack { seen, found });
+    }
+    Ok(())
+}
+
 /// A vault whose `format` is proven by its key.
 pub(super) enum Proven {
     Unencrypted {
@@ -142,6 +166,7 @@ pub(super) async fn prove(
     store: &Store,
     credential: Option<&Credential>,
     expect_id: Option<VaultId>,
+    allow_unencrypted: bool,
 ) -> Result<Proven, OpenError> {
     if let Some(credential) = credential {
         credential.check().map_err(|source| OpenError::Key { source })?;
@@ -152,6 +177,10 @@ pub(super) async fn prove(
         && expected != id
     {
         return Err(OpenError::IdChanged { expected, found: id });
+    }
+    // Before the MAC, which only the key that is not used for it could prove.
+    if unproven.format.seal.cipher() == Cipher::Checksum && !allow_unencrypted {
+        return Err(OpenError::Unencrypted);
     }
     let proven = match (unproven.format.seal.cipher(), credential) {
         (Cipher::Checksum, _) => Proven::Unencrypted {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::Touched;
 use super::damage::Findings;
 use crate::gclog::GcLog;
 use crate::ids::{MachineNumber, SessionNumber, parse_key};
@@ -23,9 +24,54 @@ const WHAT: &str = "it is not there, although what came after it is";
 /// Numbers by the register that they are in, which is a name without its last part.
 type Registers = BTreeMap<String, BTreeSet<u32>>;
 
+/// What listings show, which readers of a register that has a gap would not see.
+pub(super) struct Shown {
+    /// The highest number of a machine.
+    pub(super) last_machine: u32,
+    /// Names that must be there and are not.
+    lost: Vec<String>,
+    points: Registers,
+    fates: BTreeSet<String>,
+}
+
+impl Shown {
+    /// Tells what is lost, and the points that went with it.
+    pub(super) fn tell_lost(&self, log: &GcLog, machines: &[(MachineNumber, String)], findings: &mut Findings) {
+        for name in &self.lost {
+            findings.add(name, WHAT, self.lost_point(name, log, machines));
+        }
+    }
+
+    /// The point, if the name is one's: what was decided otherwise has no fate, and no checkpoint counts it.
+    fn lost_point(&self, name: &str, log: &GcLog, machines: &[(MachineNumber, String)]) -> Option<Touched> {
+        let (machine, number) = name.strip_prefix("points/")?.split_once('/')?;
+        let (machine, point) = (MachineNumber(parse_key(machine)?), SessionNumber(parse_key(number)?));
+        let was_a_point = log.live(machine).contains(&point)
+            || self.fates.contains(&format!("fates/{}/{}", machine.key(), point.key()));
+        let (_, name) = machines.iter().find(|(known, _)| *known == machine)?;
+        was_a_point.then(|| Touched {
+            machine: name.clone(),
+            point,
+            disk: None,
+            ranges: Vec::new(),
+        })
+    }
+
+    /// The points of a machine from `end` on, where a reader of the register has found its end.
+    pub(super) fn points_from(&self, machine: MachineNumber, end: u32) -> Vec<SessionNumber> {
+        let register = format!("points/{}", machine.key());
+        let shown = self.points.get(&register);
+        shown
+            .into_iter()
+            .flat_map(|points| points.range(end..))
+            .map(|number| SessionNumber(*number))
+            .collect()
+    }
+}
+
 /// Finds every name that must be there: a later number of its register is listed, the clean-up log knows it as decided, or
 /// there is more to it.
-pub(super) async fn check_gaps(vault: &Vault, log: &GcLog, findings: &mut Findings) -> Result<(), ReadError> {
+pub(super) async fn find_gaps(vault: &Vault, log: &GcLog) -> Result<Shown, ReadError> {
     let machines = listed(vault, "machines").await?.remove("machines").unwrap_or_default();
     let sessions = listed(vault, "sessions").await?;
     let points = listed(vault, "points").await?;
@@ -67,6 +113,7 @@ pub(super) async fn check_gaps(vault: &Vault, log: &GcLog, findings: &mut Findin
         let there = points.get(&format!("points/{machine}"))?.contains(&parse_key(number)?);
         (!there).then(|| format!("points/{machine}/{number}"))
     }));
+    let with_fates = fates.keys().cloned().collect();
     for registers in [fates, listed(vault, "gclog").await?] {
         for (register, numbers) in registers {
             let last = numbers.last().copied().unwrap_or(0);
@@ -74,10 +121,12 @@ pub(super) async fn check_gaps(vault: &Vault, log: &GcLog, findings: &mut Findin
             suspects.extend(missing.map(|number| format!("{register}/{number:08x}")));
         }
     }
-    for name in lost(vault, suspects).await? {
-        findings.add(&name, WHAT, None);
-    }
-    Ok(())
+    Ok(Shown {
+        last_machine: last,
+        lost: lost(vault, suspects).await?,
+        points,
+        fates: with_fates,
+    })
 }
 
 async fn listed(vault: &Vault, folder: &str) -> Result<Registers, StoreError> {

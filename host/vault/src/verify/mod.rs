@@ -20,7 +20,10 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures::TryStreamExt;
 
 use crate::fate;
 use crate::gclog::{self, Broken, GcLog};
@@ -32,6 +35,7 @@ use crate::read::ReadError;
 use crate::register::{self, Decision, PointRecord};
 use crate::vault::Vault;
 use damage::Findings;
+use gaps::Shown;
 pub(crate) use objects::superseded;
 use packs::BadPacks;
 use sample::Sample;
@@ -148,7 +152,7 @@ pub(crate) async fn quarantine_unreadable(
     points: &[SessionNumber],
     damage: &ReadError,
 ) -> Result<usize, ReadError> {
-    let log = gclog::read(vault.inner.records()).await?;
+    let log = gclog::read_from(vault.inner.records(), 0).await?;
     let none = BadPacks::default();
     let mut walk = Walk::new(vault, &none, log.quarantined_packs());
     let mut findings = Findings::default();
@@ -174,6 +178,36 @@ pub(crate) async fn quarantine_unreadable(
     let lost = usize::from(broken.chunks_lost > 0 && !log.says_chunks_are_lost());
     let packs = gclog::record_damage(vault.inner.records(), &broken, "met by a backup").await?;
     Ok(packs.len() + lost)
+}
+
+/// The points of a machine that need something which is recorded as damaged and has no other copy.
+pub(crate) async fn damaged_points(
+    vault: &Vault,
+    machine: MachineNumber,
+) -> Result<BTreeSet<SessionNumber>, ReadError> {
+    let records = vault.inner.records();
+    let log = gclog::read_from(records, 0).await?;
+    if log.quarantined_packs().is_empty() && !log.says_chunks_are_lost() {
+        return Ok(BTreeSet::new());
+    }
+    vault.inner.reading.doubt(log.quarantined());
+    index::sync(&vault.inner).await?;
+    index::load_counted(&vault.inner).await?;
+    // What lies in these is read to know whether it is whole.
+    let quarantined = BadPacks::doubted(log.quarantined());
+    let mut walk = Walk::new(vault, &quarantined, log.quarantined_packs());
+    let mut findings = Findings::default();
+    let mut decisions = pin!(log.stream_decisions(records, machine));
+    while let Some((_, decision)) = decisions.try_next().await? {
+        if let Ok(Decision::Committed(point)) = decision {
+            let fate = fate::read(records, machine, point.number).await;
+            if !fate.is_ok_and(|register| register.fate == Fate::Purged) {
+                walk.point(&point, &mut findings).await?;
+            }
+        }
+    }
+    let touches = findings.into_damage().into_iter().flat_map(|damage| damage.touches);
+    Ok(touches.map(|touched| touched.point).collect())
 }
 
 /// Findings count also where they cannot be recorded, as with credentials that only read.
@@ -221,17 +255,29 @@ struct Run<'a> {
 impl Run<'_> {
     async fn all(&mut self, sample: Option<&Sample>) -> Result<(VerifyReport, Broken), ReadError> {
         let vault = self.vault;
-        let log = gclog::read(vault.inner.records()).await?;
+        let records = vault.inner.records();
+        let log = gclog::read_from(records, 0).await?;
+        for damaged in log.damaged() {
+            let object = object::gclog(damaged.number);
+            let means = match damaged.is_checkpoint && damaged.is_there {
+                true => "a checkpoint: what it says stands before it, so nothing is missed",
+                false => "backups and clean-ups stop, since it may have said which packs go or are damaged",
+            };
+            self.findings.add(&object, &format!("{} ({means})", damaged.what), None);
+        }
         vault.inner.reading.doubt(log.quarantined());
         let unreadable = index::sync(&vault.inner).await?;
         index::load_counted(&vault.inner).await?;
-        gaps::check_gaps(vault, &log, &mut self.findings).await?;
+        let shown = gaps::find_gaps(vault, &log).await?;
+        let machines = register::every_machine_to(records, log.machines(), shown.last_machine).await?;
+        objects::check_machines(vault, &machines, &mut self.findings).await?;
+        shown.tell_lost(&log, &machines, &mut self.findings);
         objects::check_pieces(vault, &log, unreadable, &mut self.findings).await?;
+        let points = self.points(&log, &machines, &shown).await?;
         if self.plan.read == ReadData::All {
             objects::check_format(vault, &mut self.findings).await?;
             objects::check_records(vault, &mut self.findings).await?;
         }
-        let points = self.points(&log).await?;
         self.state.points_total = points.len() as u64;
         self.tell();
 
@@ -293,36 +339,81 @@ impl Run<'_> {
         (self.progress)(self.state);
     }
 
-    /// The points that are not purged. One that cannot be read is a finding, and the others go on.
-    async fn points(&mut self, log: &GcLog) -> Result<Vec<PointName>, ReadError> {
+    /// The points that are not purged. One that cannot be read is a finding, and the others go on. Records are looked at one
+    /// after the other; what is kept of them is a name.
+    async fn points(
+        &mut self,
+        log: &GcLog,
+        machines: &[(MachineNumber, String)],
+        shown: &Shown,
+    ) -> Result<Vec<PointName>, ReadError> {
         let records = self.vault.inner.records();
         let mut points = Vec::new();
-        for (machine, name) in self.vault.machines().await? {
-            if self.plan.machine.is_some_and(|wanted| wanted != machine) {
+        for (machine, name) in machines {
+            let is_wanted = self.plan.machine.is_none_or(|wanted| wanted == *machine);
+            if *machine == MachineNumber::MAINTENANCE || !is_wanted {
                 continue;
             }
-            let name: Arc<str> = name.into();
-            for (number, decision) in log.decisions(records, machine).await? {
-                let point = PointName {
-                    machine,
-                    name: Arc::clone(&name),
-                    number,
-                };
-                match decision {
-                    Ok(Decision::Committed(_)) => match fate::read(records, machine, number).await {
-                        Ok(register) if register.fate == Fate::Purged => {}
-                        Ok(_) => points.push(point),
-                        Err(error) => {
-                            self.findings.add_unread(error)?;
-                            points.push(point);
-                        }
-                    },
-                    Ok(Decision::Undecided(_) | Decision::Aborted) => {}
-                    Err(error) => self.findings.add_error(error, Some(point.touched())),
+            let name: Arc<str> = name.as_str().into();
+            let named = |number| PointName {
+                machine: *machine,
+                name: Arc::clone(&name),
+                number,
+            };
+            let mut end = log.decided_below(*machine);
+            let mut decisions = pin!(log.stream_decisions(records, *machine));
+            while let Some((number, decision)) = decisions.try_next().await? {
+                end = end.max(number.0 + 1);
+                points.extend(self.counts(named(number), decision).await?);
+            }
+            // Behind a number that is lost.
+            for number in shown.points_from(*machine, end) {
+                if let Some(decision) = register::decision_or_damage(records, *machine, number).await? {
+                    points.extend(self.counts(named(number), decision).await?);
                 }
             }
         }
         Ok(points)
+    }
+
+    /// The point, if it is one that must restore.
+    async fn counts(
+        &mut self,
+        point: PointName,
+        decision: Result<Decision, ReadError>,
+    ) -> Result<Option<PointName>, ReadError> {
+        let damage = match decision {
+            Ok(Decision::Committed(_)) => None,
+            Ok(Decision::Undecided(_) | Decision::Aborted) => return Ok(None),
+            Err(damage) if register::is_decided(&damage, point.machine, point.number) => Some(damage),
+            Err(damage) => {
+                self.findings.add_error(damage, None);
+                return Ok(None);
+            }
+        };
+        let fate = match fate::read(self.vault.inner.records(), point.machine, point.number).await {
+            Ok(register) => register.fate,
+            Err(ReadError::Damaged { object, what }) => {
+                let means = format!(
+                    "what became of {}@{} cannot be known; it restores and stays",
+                    point.name, point.number
+                );
+                self.findings.add(&object, &format!("{what} ({means})"), None);
+                Fate::Unknown
+            }
+            Err(error) => {
+                self.findings.add_unread(error)?;
+                Fate::Unknown
+            }
+        };
+        match (fate, damage) {
+            (Fate::Purged, _) => Ok(None),
+            (_, Some(damage)) => {
+                self.findings.add_error(damage, Some(point.touched()));
+                Ok(None)
+            }
+            (_, None) => Ok(Some(point)),
+        }
     }
 
     /// Walks all points; gives the pieces of the index that they count and that are not there.

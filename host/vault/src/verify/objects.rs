@@ -2,15 +2,19 @@
 //! object. Some of them nobody needs to restore with this host; the next one starts with them.
 
 use std::collections::HashSet;
+use std::pin::pin;
+
+use futures::TryStreamExt;
 
 use super::damage::Findings;
+use crate::fate;
 use crate::gclog::GcLog;
-use crate::ids::MachineNumber;
+use crate::ids::{MachineNumber, SessionNumber, parse_key};
 use crate::object::{self, ObjectType, PackKey};
-use crate::point::Point;
+use crate::point::{Fate, Point};
 use crate::read::ReadError;
 use crate::record::RECORD_LIMIT_BYTES;
-use crate::register::Decision;
+use crate::register::{self, Decision};
 use crate::store::StoreError;
 use crate::vault::Vault;
 use crate::vault::format::{FORMAT_LIMIT_BYTES, Format};
@@ -39,12 +43,42 @@ pub(super) async fn check_pieces(
 pub(crate) async fn superseded(vault: &Vault, log: &GcLog) -> Result<HashSet<String>, ReadError> {
     // Those that a clean-up has replaced and not deleted yet are missed by nobody either.
     let mut all: HashSet<String> = log.replaced().map(|piece| piece.index_object()).collect();
-    for (_, decision) in log.decisions(vault.inner.records(), MachineNumber::MAINTENANCE).await? {
+    let mut decisions = pin!(log.stream_decisions(vault.inner.records(), MachineNumber::MAINTENANCE));
+    while let Some((_, decision)) = decisions.try_next().await? {
         if let Ok(Decision::Committed(point)) = decision {
             all.extend(point.content.supersedes);
         }
     }
     Ok(all)
+}
+
+/// The machines' own records. One that is damaged costs no point: every point says whose it is.
+pub(super) async fn check_machines(
+    vault: &Vault,
+    machines: &[(MachineNumber, String)],
+    findings: &mut Findings,
+) -> Result<(), ReadError> {
+    for (machine, name) in machines {
+        if *machine == MachineNumber::MAINTENANCE {
+            continue;
+        }
+        let (object, what) = match register::machine_record(vault.inner.records(), *machine).await {
+            Ok(Some(_)) => continue,
+            Ok(None) => {
+                let what = "it is not there, although what came after it is";
+                (object::machine(*machine), what.to_owned())
+            }
+            Err(ReadError::Damaged { object, what }) => (object, what),
+            Err(error) => return Err(error),
+        };
+        let nameless = *name == register::unnamed(*machine);
+        let known = match nameless {
+            true => "no point says whose it is".to_owned(),
+            false => format!("it is known to be `{name}`, and nothing of it is lost"),
+        };
+        findings.add(&object, &format!("{what} ({known})"), None);
+    }
+    Ok(())
 }
 
 /// The pieces that a point counts and that are not there.
@@ -104,9 +138,21 @@ pub(super) async fn check_records(vault: &Vault, findings: &mut Findings) -> Res
             };
             match vault.inner.records().open(object_type, &object, &bytes) {
                 Ok(_) => {}
+                Err(error) if error.is_damage() && is_of_purged_point(vault, &object).await => {}
                 Err(error) => findings.add_unread(error)?,
             }
         }
     }
     Ok(())
+}
+
+/// Nobody needs to know what such a point was, so its record may be what it likes.
+async fn is_of_purged_point(vault: &Vault, object: &str) -> bool {
+    let name = object.strip_prefix("points/").and_then(|name| name.split_once('/'));
+    let numbers = name.and_then(|(machine, number)| Some((parse_key(machine)?, parse_key(number)?)));
+    let Some((machine, number)) = numbers else {
+        return false;
+    };
+    let fate = fate::read(vault.inner.records(), MachineNumber(machine), SessionNumber(number)).await;
+    fate.is_ok_and(|register| register.fate == Fate::Purged)
 }

@@ -42,6 +42,14 @@ pub(super) struct BadPacks {
 }
 
 impl BadPacks {
+    /// Packs of which somebody has said that they are damaged.
+    pub(super) fn doubted(packs: impl Iterator<Item = PackKey>) -> Self {
+        let quarantined = || Bad::Frame("it is quarantined".to_owned());
+        Self {
+            packs: packs.map(|pack| (pack, quarantined())).collect(),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.packs.is_empty()
     }
@@ -79,7 +87,7 @@ impl BadPacks {
                     found_bytes,
                     wanted_bytes,
                 } => format!("it has {found_bytes} bytes instead of {wanted_bytes}"),
-                Bad::Frame(what) => what.clone(),
+                Bad::Frame(what) => format!("{what} (what the index lists in it can still be read)"),
                 Bad::Chunks { damaged, of, first } if damaged.len() == 1 => {
                     format!("1 of {of} chunks is damaged: {first}")
                 }

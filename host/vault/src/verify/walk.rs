@@ -209,7 +209,15 @@ impl<'a> Walk<'a> {
         for (id, places) in ids.iter().zip(places) {
             self.chunks += 1;
             let Some(first) = places.first() else {
-                checked.push((*id, Some(ReadError::ChunkMissing(*id))));
+                // A pack that was missed a moment ago is passed over from then on; it is missing all the same.
+                let error = match self.reader.gone_with(id)? {
+                    Some(pack) => {
+                        self.needed.insert(pack);
+                        ReadError::PackMissing(pack.to_string())
+                    }
+                    None => ReadError::ChunkMissing(*id),
+                };
+                checked.push((*id, Some(error)));
                 continue;
             };
             let key = first.pack.info.key;

@@ -3,6 +3,7 @@
 
 mod beside;
 mod crash;
+mod damaged;
 mod guarded;
 mod pieces;
 mod repack;

@@ -168,7 +168,9 @@ impl Life {
                 Err(already_there(object)),
                 "nothing done, answered: already there".to_owned(),
             ),
-            Some(Fault::Refuse | Fault::NotFound) => (Err(broken("503")), "nothing done, answered: 503".to_owned()),
+            Some(Fault::Refuse | Fault::NotFound | Fault::Full) => {
+                (Err(broken("503")), "nothing done, answered: 503".to_owned())
+            }
             Some(fault) => {
                 let (answer, said) = act(&self.world, fortune);
                 let lost = match (fault, answer) {

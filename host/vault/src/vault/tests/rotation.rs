@@ -3,6 +3,7 @@
 use super::keys::{fresh, keys, labels, vault_with};
 use super::*;
 use crate::read::ReadError;
+use crate::session::BeginError;
 
 fn with(label: &str, credential: Credential) -> Rotation {
     Rotation {
@@ -261,8 +262,11 @@ async fn a_header_with_an_impossible_generation_is_damage_and_no_rotation() {
     vault.machine_or_create("web01").await.unwrap();
     // The header's key generation stands at byte 12.
     store.flip("backups/coffre/machines/00000001", 12).await;
-    let error = vault.machines().await.unwrap_err();
-    assert!(error.is_damage(), "{error:?}");
+    let error = vault.machine_or_create("db01").await.unwrap_err();
+    assert!(
+        matches!(&error, BeginError::Read(read) if read.is_damage()),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
