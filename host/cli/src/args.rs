@@ -182,6 +182,10 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub overwrite: bool,
 
+    /// Leave zeroes where the point is damaged, say where that is, and end with 1 [default: damage ends the restore]
+    #[arg(long)]
+    pub skip_damaged: bool,
+
     /// Look into this vault (else: the machine's vault in the configuration, or the only vault)
     #[arg(long, value_name = "VAULT")]
     pub vault: Option<String>,
@@ -360,7 +364,8 @@ pub struct CleanArgs {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  coffre repair index main")]
+  coffre repair index main
+  coffre repair log main")]
 pub struct RepairArgs {
     #[command(subcommand)]
     pub command: RepairCommand,
@@ -369,6 +374,19 @@ pub struct RepairArgs {
 #[derive(Debug, Subcommand)]
 pub enum RepairCommand {
     Index(RepairIndexArgs),
+    Log(RepairLogArgs),
+}
+
+/// Mend a clean-up log of which a record is damaged
+///
+/// The clean-up log says which packs are going and which are damaged, so where it cannot be read, backups and clean-ups stop
+/// (restores do not). This writes down anew what it says without the damaged records, and nobody reads those any more.
+/// Nothing is deleted or overwritten, and nothing is written where two damaged records together may hide something.
+#[derive(Debug, Args)]
+pub struct RepairLogArgs {
+    /// The vault's name in the configuration
+    #[arg(value_name = "VAULT")]
+    pub vault: String,
 }
 
 /// Rebuild the vault's index from its packs

@@ -51,6 +51,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Clean(args) => stop::or_dropped(clean::run(args, global, output)).await,
         Command::Repair(args) => match &args.command {
             RepairCommand::Index(args) => stop::or_dropped(repair::index(args, global, output)).await,
+            RepairCommand::Log(args) => stop::or_dropped(repair::log(args, global, output)).await,
         },
         Command::Key(args) => key::run(&args.command, global, output).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,

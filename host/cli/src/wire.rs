@@ -4,7 +4,7 @@ use anyhow::Context;
 use coffre_engine::Chain;
 use coffre_engine::config::{Config, KeyConfig, KeyKind, VaultConfig};
 use coffre_engine::secret::SecretSource;
-use coffre_engine::state::State;
+use coffre_engine::state::{State, StateError};
 use coffre_vault::{
     Credential, OpenError, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault, VaultId,
     VaultKeys,
@@ -37,7 +37,9 @@ pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVaul
     };
     let opened = Vault::open(way.store.clone(), way.credential.clone(), options).await;
     let vault = way.judge(opened)?;
-    way.remember(vault.id());
+    let seen = way.seen_generation(vault.id())?;
+    way.judge(vault.refuse_older_than(seen))?;
+    way.remember(vault.id(), seen, vault.key_generation());
     Ok(NamedVault {
         name: name.to_owned(),
         vault,
@@ -53,8 +55,21 @@ pub async fn open_keys(config: &Config, name: &str) -> anyhow::Result<VaultKeys>
     };
     let opened = VaultKeys::open(way.store.clone(), credential, way.pinned).await;
     let keys = way.judge(opened)?;
-    way.remember(keys.vault());
+    let seen = way.seen_generation(keys.vault())?;
+    way.judge(keys.refuse_older_than(seen))?;
+    way.remember(keys.vault(), seen, keys.generation());
     Ok(keys)
+}
+
+/// After a rotation by this host: from now on an older generation is refused here.
+pub fn see_generation(config: &Config, name: &str, keys: &VaultKeys, generation: u32) {
+    let state = State::new(&config.coffre.state);
+    if let Err(error) = state.see_generation(name, keys.vault(), generation) {
+        tracing::warn!(
+            "generation {generation} of vault `{name}` is not pinned on this host: {}",
+            Chain(&error)
+        );
+    }
 }
 
 /// What opening a vault takes.
@@ -106,11 +121,22 @@ impl<'a> WayIn<'a> {
         }
     }
 
+    fn seen_generation(&self, id: VaultId) -> anyhow::Result<u32> {
+        Ok(self.state.seen_generation(self.name, id)?)
+    }
+
     /// Reading works without a pin (a restore by somebody who may not write the state folder), so this only warns.
-    fn remember(&self, id: VaultId) {
-        if self.pinned.is_none()
-            && let Err(error) = self.state.pin_vault(self.name, id)
-        {
+    fn remember(&self, id: VaultId, seen: u32, generation: u32) {
+        let pin = || {
+            if self.pinned.is_none() {
+                self.state.pin_vault(self.name, id)?;
+            }
+            if generation > seen {
+                self.state.see_generation(self.name, id, generation)?;
+            }
+            Ok::<_, StateError>(())
+        };
+        if let Err(error) = pin() {
             tracing::warn!("vault `{}` is not pinned on this host: {}", self.name, Chain(&error));
         }
     }

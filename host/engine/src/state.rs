@@ -6,6 +6,7 @@
 //! STATE/machines/NAME/jobs/ID/journal   one line per event, fsynced (see `journal`)
 //! STATE/machines/NAME/jobs/ID/commit-N  the exact bytes of a commit, before they are sent
 //! STATE/vaults/NAME.id                  the vault's id, pinned at first use
+//! STATE/vaults/NAME.generation          the vault's id again, and the newest generation of its keys that was seen
 //! ```
 //! Files are replaced by writing beside them, fsync, rename, fsync of the folder: after a power cut there is the old one or
 //! the new one.
@@ -174,6 +175,40 @@ impl State {
         }
     }
 
+    fn generation_pin(&self, name: &str) -> PathBuf {
+        self.folder.join("vaults").join(format!("{name}.generation"))
+    }
+
+    /// The newest generation of keys that this host has seen of this vault; 0 if none, or if another vault had the name then.
+    pub fn seen_generation(&self, name: &str, id: VaultId) -> Result<u32, StateError> {
+        let path = self.generation_pin(name);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(StateError::io("read", &path)(error)),
+        };
+        let read = || -> Option<(VaultId, u32)> {
+            let (of, generation) = text.trim().split_once(' ')?;
+            Some((of.parse().ok()?, generation.parse().ok()?))
+        };
+        match read() {
+            Some((of, generation)) if of == id => Ok(generation),
+            Some(_) => Ok(0),
+            // Taken for nothing, it would let an older vault pass.
+            None => {
+                let source = io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
+                Err(StateError::io("read the vault's newest key generation in", &path)(
+                    source,
+                ))
+            }
+        }
+    }
+
+    pub fn see_generation(&self, name: &str, id: VaultId, generation: u32) -> Result<(), StateError> {
+        make_folder(&self.folder.join("vaults"))?;
+        replace(&self.generation_pin(name), format!("{id} {generation}\n").as_bytes())
+    }
+
     pub fn pin_vault(&self, name: &str, id: VaultId) -> Result<(), StateError> {
         let folder = self.folder.join("vaults");
         make_folder(&folder)?;
@@ -340,6 +375,13 @@ mod tests {
         assert_eq!(state.pinned_vault("main").unwrap(), None);
         state.pin_vault("main", VaultId([7; 16])).unwrap();
         assert_eq!(state.pinned_vault("main").unwrap(), Some(VaultId([7; 16])));
+
+        assert_eq!(state.seen_generation("main", VaultId([7; 16])).unwrap(), 0);
+        state.see_generation("main", VaultId([7; 16]), 3).unwrap();
+        assert_eq!(state.seen_generation("main", VaultId([7; 16])).unwrap(), 3);
+        assert_eq!(state.seen_generation("main", VaultId([8; 16])).unwrap(), 0);
+        fs::write(state.generation_pin("main"), "three").unwrap();
+        assert!(state.seen_generation("main", VaultId([7; 16])).is_err());
     }
 
     #[test]

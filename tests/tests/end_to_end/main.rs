@@ -3,6 +3,7 @@
 mod bad_input;
 mod clean;
 mod crash;
+mod damage;
 mod disks;
 mod forget;
 mod full_disk;

@@ -35,6 +35,7 @@ struct Document {
     condemned: AmountShape,
     waiting: Vec<WaitingShape>,
     too_young: AmountShape,
+    left_for_later: AmountShape,
     refused: Vec<RefusedShape>,
     damaged: Vec<DamagedShape>,
     checkpoint: Option<u32>,
@@ -212,6 +213,12 @@ fn describe(vault: &str, report: &CleanReport) -> String {
             amount(report.too_young)
         ));
     }
+    if report.left_for_later.packs > 0 {
+        lines.push(format!(
+            "{} left for the next clean-up: more is needed of them than one run moves",
+            amount(report.left_for_later)
+        ));
+    }
     let before = report.packs_before;
     lines.push(format!("{vault}: {} when the clean-up began", amount(before)));
     lines.join("\n") + "\n"
@@ -336,6 +343,7 @@ fn document(vault: &str, report: &CleanReport, duration_ms: u64) -> Document {
         condemned: amount_shape(report.condemned),
         waiting: waiting.collect(),
         too_young: amount_shape(report.too_young),
+        left_for_later: amount_shape(report.left_for_later),
         refused: refused.collect(),
         damaged: damaged.collect(),
         checkpoint: report.checkpoint,
@@ -391,6 +399,7 @@ mod tests {
                 },
             ],
             too_young: amount_of(2, 8),
+            left_for_later: amount_of(3, 96),
             ..CleanReport::default()
         }
     }

@@ -143,7 +143,9 @@ async fn forget(choice: &Choice, vaults: &mut Vaults<'_>, args: &ForgetArgs, ent
     };
     let points = vault.vault.points(machine).await.with_context(doing)?;
     let now = SystemClock.now();
-    let mut rows = choice.rows(&points, now)?;
+    // What is damaged is nobody's newest good one.
+    let damaged = vault.vault.damaged_points(machine).await.with_context(doing)?;
+    let mut rows = choice.rows(&points, &damaged, now)?;
     for number in choice.missing(&points) {
         rows.push(unreadable(&vault, machine, choice, number).await?);
     }

@@ -153,6 +153,7 @@ async fn rotate(args: &RotateKeyArgs, global: &Global, output: &Output) -> anyho
             return Err(error).with_context(|| format!("cannot rotate the keys of vault `{}`", args.vault));
         }
     };
+    wire::see_generation(&config, &args.vault, &keys, rotated.generation);
     output.line(format!(
         "Vault `{}` has a new key, generation {}. It opens with: {}",
         args.vault,

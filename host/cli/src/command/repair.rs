@@ -1,13 +1,13 @@
-//! `coffre repair index VAULT`.
+//! `coffre repair index VAULT` and `coffre repair log VAULT`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::Context;
-use coffre_vault::{RepairProgress, RepairReport};
+use coffre_vault::{LogRepairReport, RepairProgress, RepairReport};
 use serde::Serialize;
 
-use crate::args::{Global, RepairIndexArgs};
+use crate::args::{Global, RepairIndexArgs, RepairLogArgs};
 use crate::exit::Exit;
 use crate::output::{Output, count, span};
 use crate::progress::{Style, View, Watch};
@@ -99,5 +99,70 @@ fn document(args: &RepairIndexArgs, report: RepairReport, duration_ms: u64) -> D
         damaged_pieces: damaged(report.damaged_pieces),
         damaged_packs: damaged(report.damaged_packs),
         duration_ms,
+    }
+}
+
+#[derive(Serialize)]
+struct LogDocument {
+    vault: String,
+    damaged: Vec<Damaged>,
+    /// Null where nothing was damaged.
+    checkpoint: Option<u32>,
+}
+
+pub async fn log(args: &RepairLogArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+    let config = wire::config(global)?;
+    let vault = wire::open_vault(&config, &args.vault).await?.vault;
+    let report = vault.repair_log().await;
+    let report = report.with_context(|| format!("cannot repair the clean-up log of vault `{}`", args.vault))?;
+    output.line(describe_log(&args.vault, &report).trim_end())?;
+    output.document(&LogDocument {
+        vault: args.vault.clone(),
+        damaged: (report.damaged.into_iter())
+            .map(|(object, what)| Damaged { object, what })
+            .collect(),
+        checkpoint: report.checkpoint,
+    })?;
+    Ok(Exit::Done)
+}
+
+fn describe_log(vault: &str, report: &LogRepairReport) -> String {
+    let Some(checkpoint) = report.checkpoint else {
+        return format!("{vault}: nothing that counts in the clean-up log is damaged\n");
+    };
+    let mut text = String::new();
+    for (object, what) in &report.damaged {
+        text.push_str(&format!("done without: {object}: {what}\n"));
+    }
+    text.push_str(&format!(
+        "{vault}: what the log says stands in its record {checkpoint} now\n"
+    ));
+    if report.quarantine_may_be_lost {
+        text.push_str(&format!(
+            "hint: if it said that packs are damaged, that is forgotten; `coffre verify {vault} --read-data` finds them again\n"
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+
+    #[test]
+    fn what_a_repaired_log_says() {
+        let report = LogRepairReport {
+            damaged: vec![("gclog/00000003".to_owned(), "its seal is broken".to_owned())],
+            checkpoint: Some(4),
+            quarantine_may_be_lost: true,
+        };
+        assert_snapshot!(describe_log("main", &report), @r"
+        done without: gclog/00000003: its seal is broken
+        main: what the log says stands in its record 4 now
+        hint: if it said that packs are damaged, that is forgotten; `coffre verify main --read-data` finds them again
+        ");
+        assert_snapshot!(describe_log("main", &LogRepairReport::default()), @"main: nothing that counts in the clean-up log is damaged");
     }
 }

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use coffre_engine::DiskId;
-use coffre_engine::restore::{self, DiskRestore, Overwrite, RestoreCounters, RestorePlan, Target, target_file_name};
-use coffre_vault::{Fate, Point, PointDisk};
+use coffre_engine::restore::{
+    self, DamagedRange, DiskRestore, Overwrite, RestoreCounters, RestorePlan, Target, target_file_name,
+};
+use coffre_vault::{Fate, Point, PointDisk, SessionNumber};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -23,6 +25,9 @@ use crate::progress::{DiskView, Style, View, Watch};
 use crate::wire::{self, NamedVault};
 use crate::{screen, stop};
 
+/// Ranges that are said; `--json` has them all.
+const DAMAGED_SHOWN: usize = 20;
+
 #[derive(Serialize)]
 struct Document {
     vault: String,
@@ -32,7 +37,19 @@ struct Document {
     consistency: String,
     disks: Vec<RestoredDisk>,
     attachments: Vec<RestoredAttachment>,
+    /// What --skip-damaged has left out.
+    damaged: Vec<DamagedPart>,
     duration_ms: u64,
+}
+
+#[derive(Serialize)]
+struct DamagedPart {
+    /// Null: an attachment.
+    disk: Option<String>,
+    attachment: Option<String>,
+    offset_bytes: Option<u64>,
+    length_bytes: Option<u64>,
+    what: String,
 }
 
 #[derive(Serialize)]
@@ -63,9 +80,11 @@ pub async fn run(args: &RestoreArgs, global: &Global, output: &Output) -> anyhow
         consistency: point.consistency.reached.to_string(),
         disks: Vec::new(),
         attachments: Vec::new(),
+        damaged: Vec::new(),
         duration_ms: 0,
     };
-    write_disks(&vault, &point, &place, output).await?;
+    let skipped = write_disks(&vault, &point, &place, args.skip_damaged, output).await?;
+    document.damaged = skipped.into_iter().map(DamagedPart::from).collect();
     for (disk, path, counters) in &place.disks {
         document.disks.push(RestoredDisk {
             id: disk.id.clone(),
@@ -76,13 +95,29 @@ pub async fn run(args: &RestoreArgs, global: &Global, output: &Output) -> anyhow
         });
     }
     if args.disk.is_none() {
-        document.attachments = attachments(&vault, &point, args).await?;
+        document.attachments = attachments(&vault, &point, args, &mut document.damaged).await?;
     }
     let took = started.elapsed();
     document.duration_ms = took.as_millis() as u64;
     say(&document, took, output)?;
     output.document(&document)?;
-    Ok(Exit::Done)
+    if document.damaged.is_empty() {
+        return Ok(Exit::Done);
+    }
+    output.result(damaged(&document))?;
+    Ok(Exit::Failed)
+}
+
+impl From<DamagedRange> for DamagedPart {
+    fn from(skipped: DamagedRange) -> Self {
+        Self {
+            disk: Some(skipped.disk.0),
+            attachment: None,
+            offset_bytes: Some(skipped.range.start),
+            length_bytes: Some(skipped.range.end - skipped.range.start),
+            what: skipped.what,
+        }
+    }
 }
 
 async fn find(args: &RestoreArgs, global: &Global) -> anyhow::Result<(NamedVault, Point)> {
@@ -104,6 +139,11 @@ async fn point(vault: &NamedVault, target: &args::Target) -> anyhow::Result<Poin
         None => points.into_iter().rfind(|point| point.fate == Fate::Kept),
         Some(wanted) => points.into_iter().find(|point| point.number.0 == wanted),
     };
+    if let (None, Some(wanted)) = (&found, target.point) {
+        // It may be there, and damaged.
+        let point = vault.vault.point(number, SessionNumber(wanted)).await;
+        point.with_context(|| format!("cannot restore {machine}@{wanted}"))?;
+    }
     let hint = format!("`coffre points {machine}` lists its points");
     let point = found.ok_or_else(|| {
         let text = match target.point {
@@ -262,11 +302,18 @@ fn prepare_folder(args: &RestoreArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn write_disks(vault: &NamedVault, point: &Point, place: &Place, output: &Output) -> anyhow::Result<()> {
+async fn write_disks(
+    vault: &NamedVault,
+    point: &Point,
+    place: &Place,
+    skip_damaged: bool,
+    output: &Output,
+) -> anyhow::Result<Vec<DamagedRange>> {
     let cancel = Arc::new(AtomicBool::new(false));
     let plan = RestorePlan {
         vault: vault.vault.clone(),
         disks: place.open()?,
+        skip_damaged,
         cancel: cancel.clone(),
     };
     let rows: Vec<_> = (place.disks.iter())
@@ -275,7 +322,7 @@ async fn write_disks(vault: &NamedVault, point: &Point, place: &Place, output: &
     let title = format!("{}@{}", point.machine, point.number);
     let watch = Watch::start(Style::choose(output, false), &title, move || view(&rows));
     let handle = tokio::runtime::Handle::current();
-    let mut work = tokio::task::spawn_blocking(move || restore::run(plan, &handle).map_err(anyhow::Error::new));
+    let mut work = tokio::task::spawn_blocking(move || restore::run(plan, &handle));
     let done = tokio::select! {
         done = &mut work => done,
         stopped = stop::asked() => {
@@ -291,13 +338,16 @@ async fn write_disks(vault: &NamedVault, point: &Point, place: &Place, output: &
         place.remove_new();
         return Err(stop::cancelled().into());
     }
-    done.with_context(|| {
-        let hint = "what was written so far is not whole; after mending the cause, run it again with --overwrite";
-        Complaint {
+    done.map_err(|error| {
+        let hint = match error.is_damage() {
+            true => "--skip-damaged --overwrite restores all that is whole, and says where it is not",
+            false => "what was written so far is not whole; after mending the cause, run it again with --overwrite",
+        };
+        anyhow::Error::new(error).context(Complaint {
             exit: None,
             text: format!("cannot restore {title}"),
             hint: Some(hint.to_owned()),
-        }
+        })
     })
 }
 
@@ -319,7 +369,12 @@ fn view(rows: &[(String, u64, Arc<RestoreCounters>)]) -> View {
 }
 
 /// Beside the images: what a restored machine needs to boot.
-async fn attachments(vault: &NamedVault, point: &Point, args: &RestoreArgs) -> anyhow::Result<Vec<RestoredAttachment>> {
+async fn attachments(
+    vault: &NamedVault,
+    point: &Point,
+    args: &RestoreArgs,
+    damaged: &mut Vec<DamagedPart>,
+) -> anyhow::Result<Vec<RestoredAttachment>> {
     if point.attachments.is_empty() {
         return Ok(Vec::new());
     }
@@ -330,10 +385,27 @@ async fn attachments(vault: &NamedVault, point: &Point, args: &RestoreArgs) -> a
         .create(&folder)
         .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let mut written = Vec::new();
-    for attachment in restore::attachments(&vault.vault, point)
-        .await
-        .context("cannot read the attachments")?
-    {
+    for (name, attachment) in restore::attachments(&vault.vault, point).await {
+        let attachment = match attachment {
+            Ok(attachment) => attachment,
+            Err(error) if args.skip_damaged && error.is_damage() => {
+                damaged.push(DamagedPart {
+                    disk: None,
+                    attachment: Some(name),
+                    offset_bytes: None,
+                    length_bytes: None,
+                    what: error.to_string(),
+                });
+                continue;
+            }
+            Err(error) => {
+                let hint = "--skip-damaged --overwrite restores all that is whole, and says what is not";
+                let hint = error.is_damage().then(|| hint.to_owned());
+                let text = format!("cannot read the attachment {name}");
+                let exit = None;
+                return Err(anyhow::Error::new(error).context(Complaint { exit, text, hint }));
+            }
+        };
         let path = folder.join(plain_name(&attachment.name));
         write_new(&path, &attachment.content, args.overwrite)
             .with_context(|| format!("cannot write the attachment {}", path.display()))?;
@@ -381,8 +453,12 @@ fn say(document: &Document, took: Duration, output: &Output) -> anyhow::Result<(
         .taken_at
         .map(|at| format!(" of {}", time(at)))
         .unwrap_or_default();
+    let verified = match document.damaged.is_empty() {
+        true => "every byte verified",
+        false => "without what is damaged",
+    };
     output.line(format!(
-        "Restored {}@{}{taken} ({} consistent): {}, {} in {}, every byte verified",
+        "Restored {}@{}{taken} ({} consistent): {}, {} in {}, {verified}",
         document.machine,
         document.point,
         document.consistency,
@@ -405,9 +481,82 @@ fn say(document: &Document, took: Duration, output: &Output) -> anyhow::Result<(
     Ok(())
 }
 
+/// What --skip-damaged has left out, a line each: it is what somebody must act upon.
+fn damaged(document: &Document) -> String {
+    let mut text = String::new();
+    for part in document.damaged.iter().take(DAMAGED_SHOWN) {
+        match (&part.disk, part.offset_bytes, part.length_bytes) {
+            (Some(disk), Some(offset), Some(length)) => text.push_str(&format!(
+                "damaged: disk {disk}, bytes {offset} to {}: zeroes ({})\n",
+                offset + length,
+                part.what
+            )),
+            _ => text.push_str(&format!(
+                "damaged: attachment {}: left out ({})\n",
+                part.attachment.as_deref().unwrap_or_default(),
+                part.what
+            )),
+        }
+    }
+    if document.damaged.len() > DAMAGED_SHOWN {
+        let more = document.damaged.len() - DAMAGED_SHOWN;
+        text.push_str(&format!("and {more} more, which --json names\n"));
+    }
+    let zeroes = document
+        .damaged
+        .iter()
+        .filter_map(|part| part.length_bytes)
+        .sum::<u64>();
+    text.push_str(&format!(
+        "NOT WHOLE: {} left out, {} of zeroes instead\n",
+        count(document.damaged.len(), "part"),
+        size(zeroes)
+    ));
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_left_out_is_told() {
+        let part = |offset_bytes| DamagedPart {
+            disk: Some("vda".to_owned()),
+            attachment: None,
+            offset_bytes: Some(offset_bytes),
+            length_bytes: Some(4096),
+            what: "read disk vda from the vault: pack 00000001/00000000/00000001 is not in the vault".to_owned(),
+        };
+        let mut document = Document {
+            vault: "main".to_owned(),
+            machine: "web01".to_owned(),
+            point: 3,
+            taken_at: None,
+            consistency: "crash".to_owned(),
+            disks: Vec::new(),
+            attachments: Vec::new(),
+            damaged: vec![
+                part(131_072),
+                DamagedPart {
+                    disk: None,
+                    attachment: Some("domain.xml".to_owned()),
+                    offset_bytes: None,
+                    length_bytes: None,
+                    what: "chunk 00 is not in the vault".to_owned(),
+                },
+            ],
+            duration_ms: 0,
+        };
+        insta::assert_snapshot!(damaged(&document), @r"
+        damaged: disk vda, bytes 131072 to 135168: zeroes (read disk vda from the vault: pack 00000001/00000000/00000001 is not in the vault)
+        damaged: attachment domain.xml: left out (chunk 00 is not in the vault)
+        NOT WHOLE: 2 parts left out, 4 KiB of zeroes instead
+        ");
+        document.damaged = (0..30).map(|number| part(number * 8192)).collect();
+        let told = damaged(&document);
+        assert!(told.contains("and 10 more, which --json names"), "{told}");
+    }
 
     #[test]
     fn an_attachment_stays_in_its_folder() {

@@ -112,7 +112,7 @@ pub async fn run(args: &VerifyArgs, global: &Global, output: &Output) -> anyhow:
         return Ok(Exit::Done);
     }
     output.result(format!("DAMAGED: {} found\n", count(report.damage.len(), "defect")))?;
-    what_now(&report, output)?;
+    what_now(&args.vault, &report, output)?;
     Ok(Exit::Failed)
 }
 
@@ -128,7 +128,7 @@ fn how_read(args: &VerifyArgs, report: &VerifyReport) -> String {
     }
 }
 
-fn what_now(report: &VerifyReport, output: &Output) -> anyhow::Result<()> {
+fn what_now(vault: &str, report: &VerifyReport, output: &Output) -> anyhow::Result<()> {
     if !report.quarantined.is_empty() {
         output.line(format!(
             "{} quarantined: nothing new relies on what is there",
@@ -138,14 +138,46 @@ fn what_now(report: &VerifyReport, output: &Output) -> anyhow::Result<()> {
     if let Some(why) = &report.not_quarantined {
         output.result(format!("not quarantined, so later backups may rely on it: {why}\n"))?;
     }
-    let lists = |object: &str| object.starts_with("index/") || object.starts_with("chunk ");
-    if report.damage.iter().any(|damage| lists(&damage.object)) {
-        output.line(
-            "hint: `coffre repair index VAULT` lists again what lies in packs that no piece of the index lists",
-        )?;
+    for hint in hints(vault, &report.damage) {
+        output.line(format!("hint: {hint}"))?;
     }
-    output.line("hint: the next `coffre backup` of a machine that still has the damaged bytes stores them again")?;
     Ok(())
+}
+
+/// What to do about each kind of damage that there is.
+fn hints(vault: &str, damage: &[Damage]) -> Vec<String> {
+    let any = |begins: &[&str]| {
+        damage
+            .iter()
+            .any(|damage| begins.iter().any(|begin| damage.object.starts_with(begin)))
+    };
+    let mut hints = Vec::new();
+    if any(&["index/", "chunk "]) {
+        hints.push(format!(
+            "`coffre repair index {vault}` lists again what lies in packs that no piece of the index lists"
+        ));
+    }
+    if any(&["packs/", "chunk ", "node "]) {
+        hints.push(
+            "the next `coffre backup` of a machine that still has the damaged bytes stores them again".to_owned(),
+        );
+    }
+    if any(&["gclog/"]) {
+        hints.push(format!(
+            "`coffre repair log {vault}` writes down anew what the clean-up log says; backups and clean-ups may stop until then"
+        ));
+    }
+    if any(&["points/"]) {
+        hints.push(
+            "a point whose record is damaged cannot be restored, and clean-ups stop until it is forgotten (`coffre forget \
+             MACHINE@POINT`) and purged"
+                .to_owned(),
+        );
+    }
+    if any(&["points/", "sessions/", "machines/", "fates/", "gclog/", "format"]) {
+        hints.push("records are written once: if the store keeps versions, restore the object from them".to_owned());
+    }
+    hints
 }
 
 fn view(progress: VerifyProgress) -> View {
@@ -216,5 +248,33 @@ fn document(args: &VerifyArgs, report: &VerifyReport, duration_ms: u64) -> Docum
         damage: damage.collect(),
         quarantined: report.quarantined.clone(),
         not_quarantined: report.not_quarantined.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_damage_has_a_hint() {
+        for object in [
+            "packs/00000001/00000000/00000000",
+            "index/00000001/00000000/00000000",
+            "chunk 00",
+            "node 00",
+            "gclog/00000000",
+            "points/00000001/00000000",
+            "sessions/00000001/00000000",
+            "machines/00000001",
+            "fates/00000001/00000000/00000000",
+            "format",
+        ] {
+            let damage = Damage {
+                object: object.to_owned(),
+                what: String::new(),
+                touches: Vec::new(),
+            };
+            assert!(!hints("main", &[damage]).is_empty(), "{object}");
+        }
     }
 }

@@ -216,7 +216,7 @@ async fn settled_in_vault(run: &mut Run<'_>, owed: OwedSession, has_commit_file:
             over(run, owed, &reason);
             Ok(true)
         }
-        Err(error @ CommitError::Unknown { .. }) => Err(JobError::FateUnknown(Box::new(error))),
+        Err(error @ (CommitError::Unknown(_) | CommitError::Full(_))) => Err(JobError::FateUnknown(Box::new(error))),
         // What lies here is no commit of this session, and what is not there was not sent.
         Err(CommitError::CommitFile { .. } | CommitError::Read(_)) => Ok(false),
         Err(error) => Err(JobError::Commit(Box::new(error))),

@@ -66,7 +66,7 @@ pub enum JobError {
     Attachments(#[source] WriteError),
     #[error("commit the point")]
     Commit(#[source] Box<CommitError>),
-    #[error("whether the point was committed is not known yet")]
+    #[error("{}", not_committed(.0))]
     FateUnknown(#[source] Box<CommitError>),
     #[error("the transfer took longer than its deadline of {} s", .0.as_secs())]
     DeadlinePassed(Duration),
@@ -135,6 +135,9 @@ impl JobError {
                 listed(found)
             )),
             Self::LessThanAccepted { .. } => hint("mend the cause, or set a lower `accept` in the policy"),
+            Self::FateUnknown(error) if matches!(**error, CommitError::Full(_)) => {
+                hint("all else is in the vault, and the next backup of this machine commits the point first")
+            }
             Self::FateUnknown(_) => hint("the next backup of this machine finds out first, and loses nothing"),
             Self::DeadlinePassed(_) => {
                 hint("what has arrived stays in the vault; a longer `deadline` in the policy allows up to 7d")
@@ -149,6 +152,13 @@ impl JobError {
             Self::Panicked(_) => hint("please report it with the job's journal"),
             _ => None,
         }
+    }
+}
+
+fn not_committed(error: &CommitError) -> &'static str {
+    match error {
+        CommitError::Full(_) => "the point could not be committed yet",
+        _ => "whether the point was committed is not known yet",
     }
 }
 

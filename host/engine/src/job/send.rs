@@ -261,8 +261,8 @@ pub(super) async fn commit(
     let point = draft(run, taken, &sent.results, sent.attachments);
     let mut answer = session.writer.commit(point, &file).await;
     let mut attempt = 1;
-    while let Err(error @ CommitError::Unknown { .. }) = &answer {
-        tracing::warn!(job = run.id, error = %Chain(error), attempt, "the answer to the commit was lost");
+    while let Err(error @ (CommitError::Unknown(_) | CommitError::Full(_))) = &answer {
+        tracing::warn!(job = run.id, error = %Chain(error), attempt, "the commit has not arrived, as far as is known");
         if attempt == COMMIT_ATTEMPTS {
             break;
         }
@@ -282,7 +282,7 @@ pub(super) async fn commit(
         Err(error) => {
             sent.results.into_iter().for_each(DiskResult::discard_digests);
             match &error {
-                CommitError::Unknown { .. } => {
+                CommitError::Unknown(_) | CommitError::Full(_) => {
                     run.fate_unknown = true;
                     return Err(JobError::FateUnknown(Box::new(error)));
                 }

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use coffre_vault::map::{LEAF_BYTES, Leaf, MapReader, Place};
-use coffre_vault::{ChunkId, ChunkReader, Decoder, Location};
+use coffre_vault::map::{LEAF_BYTES, Leaf, MapReader, NextLeaf, Place};
+use coffre_vault::{ChunkId, ChunkReader, Decoder, Location, ReadError};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::damage::Skipped;
 use super::kept::KeptChunks;
-use super::{DiskRestore, RestoreCounters, RestoreError, RestorePlan, Target};
+use super::{DamagedRange, DiskRestore, RestoreCounters, RestoreError, RestorePlan, Target};
 use crate::error_chain::Chain;
 use crate::machine::DiskId;
 
@@ -81,6 +82,8 @@ struct Shared {
     handle: Handle,
     cancel: Arc<AtomicBool>,
     error: Mutex<Option<RestoreError>>,
+    /// None: what is damaged ends the restore.
+    skipped: Option<Skipped>,
 }
 
 impl Shared {
@@ -92,10 +95,28 @@ impl Shared {
     fn fail(&self, error: RestoreError) {
         self.error.lock().get_or_insert(error);
     }
+
+    /// Leaves zeroes where a chunk would go that is damaged, if that is wanted.
+    fn skip(&self, disk: &Running, pieces: &[Piece], error: RestoreError) -> Result<(), RestoreError> {
+        for piece in pieces {
+            let range = piece.disk_bytes..piece.disk_bytes + u64::from(piece.length_bytes);
+            match &self.skipped {
+                Some(skipped) if error.is_damage() => skipped.add(&disk.id, range.clone(), &error),
+                _ => return Err(error),
+            }
+            disk.zeroes(range)?;
+        }
+        Ok(())
+    }
 }
 
-pub(super) fn run_all(plan: RestorePlan, handle: &Handle) -> Result<(), RestoreError> {
-    let RestorePlan { vault, disks, cancel } = plan;
+pub(super) fn run_all(plan: RestorePlan, handle: &Handle) -> Result<Vec<DamagedRange>, RestoreError> {
+    let RestorePlan {
+        vault,
+        disks,
+        skip_damaged,
+        cancel,
+    } = plan;
     let shared = Arc::new(Shared {
         chunks: vault.chunks(),
         kept: KeptChunks::default(),
@@ -103,6 +124,7 @@ pub(super) fn run_all(plan: RestorePlan, handle: &Handle) -> Result<(), RestoreE
         handle: handle.clone(),
         cancel,
         error: Mutex::new(None),
+        skipped: skip_damaged.then(Skipped::default),
     });
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     // Requests hold permits until they are worked off, so a finished one always finds room here.
@@ -158,7 +180,24 @@ pub(super) fn run_all(plan: RestorePlan, handle: &Handle) -> Result<(), RestoreE
             source,
         })?;
     }
-    Ok(())
+    Ok(shared.skipped.as_ref().map(Skipped::take).unwrap_or_default())
+}
+
+impl Running {
+    fn zeroes(&self, range: Range<u64>) -> Result<(), RestoreError> {
+        let end = range.end.min(self.size_bytes);
+        if range.start >= end {
+            return Ok(());
+        }
+        self.target
+            .write_zeroes(range.start, end - range.start)
+            .map_err(|source| RestoreError::Target {
+                disk: self.id.clone(),
+                source,
+            })?;
+        self.counters.done_bytes.fetch_add(end - range.start, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 struct Planner<'a> {
@@ -182,13 +221,21 @@ impl Planner<'_> {
             if shared.should_stop() {
                 return Err(RestoreError::Cancelled);
             }
-            let found = shared.handle.block_on(map.next_leaf(next)).map_err(map_error)?;
-            let Some((index, id)) = found.filter(|(index, _)| *index < leaves) else {
-                break;
+            let (index, id) = match shared.handle.block_on(map.next_leaf_or_hole(next)).map_err(map_error)? {
+                NextLeaf::Leaf(index, id) if index < leaves => (index, id),
+                NextLeaf::Hole(hole, error) if hole.start < leaves => {
+                    self.zeroes(next * LEAF_BYTES, hole.start * LEAF_BYTES)?;
+                    next = hole.end;
+                    self.hole(hole, map_error(error))?;
+                    continue;
+                }
+                NextLeaf::Leaf(..) | NextLeaf::Hole(..) | NextLeaf::End => break,
             };
             self.zeroes(next * LEAF_BYTES, index * LEAF_BYTES)?;
-            let leaf = shared.handle.block_on(map.leaf_of(id)).map_err(map_error)?;
-            self.add(index, &leaf, &mut window)?;
+            match shared.handle.block_on(map.leaf_of(id)) {
+                Ok(leaf) => self.add(index, &leaf, &mut window)?,
+                Err(error) => self.hole(index..index + 1, map_error(error))?,
+            }
             next = index + 1;
             in_window += 1;
             if in_window == WINDOW_LEAVES {
@@ -201,23 +248,18 @@ impl Planner<'_> {
     }
 
     fn zeroes(&self, from_bytes: u64, to_bytes: u64) -> Result<(), RestoreError> {
-        let to_bytes = to_bytes.min(self.disk.size_bytes);
-        if from_bytes >= to_bytes {
-            return Ok(());
+        self.disk.zeroes(from_bytes..to_bytes)
+    }
+
+    /// Leaves that nobody can read.
+    fn hole(&self, leaves: Range<u64>, error: RestoreError) -> Result<(), RestoreError> {
+        let end = (leaves.end * LEAF_BYTES).min(self.disk.size_bytes);
+        let range = leaves.start * LEAF_BYTES..end;
+        match &self.shared.skipped {
+            Some(skipped) if error.is_damage() => skipped.add(&self.disk.id, range.clone(), &error),
+            _ => return Err(error),
         }
-        let failed = |source| RestoreError::Target {
-            disk: self.disk.id.clone(),
-            source,
-        };
-        self.disk
-            .target
-            .write_zeroes(from_bytes, to_bytes - from_bytes)
-            .map_err(failed)?;
-        self.disk
-            .counters
-            .done_bytes
-            .fetch_add(to_bytes - from_bytes, Ordering::Relaxed);
-        Ok(())
+        self.disk.zeroes(range)
     }
 
     /// Sorts a leaf's extents by chunk.
@@ -260,12 +302,24 @@ impl Planner<'_> {
             }
         }
         let ids: Vec<ChunkId> = missing.iter().map(|(id, _)| *id).collect();
-        let locations = shared.handle.block_on(shared.chunks.locate(&ids)).map_err(read_error)?;
-        let mut wanted: Vec<Wanted> = missing
-            .into_iter()
-            .zip(locations)
-            .map(|((id, pieces), location)| Wanted { id, location, pieces })
-            .collect();
+        let mut wanted: Vec<Wanted> = Vec::with_capacity(ids.len());
+        match shared.handle.block_on(shared.chunks.locate(&ids)) {
+            Ok(locations) => {
+                let located = missing.into_iter().zip(locations);
+                wanted.extend(located.map(|((id, pieces), location)| Wanted { id, location, pieces }));
+            }
+            Err(error) if shared.skipped.is_some() && error.is_damage() => {
+                for (id, pieces) in missing {
+                    let located = shared.handle.block_on(shared.chunks.locate(&[id]));
+                    match located.map(|locations| locations.into_iter().next()) {
+                        Ok(Some(location)) => wanted.push(Wanted { id, location, pieces }),
+                        Ok(None) => shared.skip(self.disk, &pieces, read_error(ReadError::ChunkMissing(id)))?,
+                        Err(source) => shared.skip(self.disk, &pieces, read_error(source))?,
+                    }
+                }
+            }
+            Err(error) => return Err(read_error(error)),
+        }
         wanted.sort_by(|a, b| {
             (Arc::as_ptr(&a.location.pack), a.location.offset_bytes)
                 .cmp(&(Arc::as_ptr(&b.location.pack), b.location.offset_bytes))
@@ -403,11 +457,13 @@ fn work(shared: &Shared, inbox: &Receiver<Job>) {
 
 /// Reads a chunk from whatever copy is good.
 fn alone(shared: &Shared, disk: &Running, wanted: &Wanted) -> Result<(), RestoreError> {
-    let read = shared.handle.block_on(shared.chunks.read(&wanted.id));
-    let plain = read.map_err(|source| RestoreError::Read {
-        disk: disk.id.clone(),
-        source,
-    })?;
+    let plain = match shared.handle.block_on(shared.chunks.read(&wanted.id)) {
+        Ok(plain) => plain,
+        Err(source) => {
+            let disk_id = disk.id.clone();
+            return shared.skip(disk, &wanted.pieces, RestoreError::Read { disk: disk_id, source });
+        }
+    };
     disk.counters
         .fetched_bytes
         .fetch_add(u64::from(wanted.location.stored_bytes), Ordering::Relaxed);

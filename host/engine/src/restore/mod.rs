@@ -5,6 +5,7 @@
 //! request; *workers* (one per core, shared by all disks) open, decompress, re-hash and write. Chunks that later windows
 //! may need again are kept, within a bound. Memory depends on neither disk nor vault.
 
+mod damage;
 mod disk;
 mod kept;
 mod mounted;
@@ -18,12 +19,15 @@ use coffre_vault::{Point, ReadError, Vault};
 
 use crate::machine::{Attachment, DiskId};
 
+pub use damage::DamagedRange;
 pub use target::{Overwrite, Target, TargetError, target_file_name};
 
 /// What is to be restored where.
 pub struct RestorePlan {
     pub vault: Vault,
     pub disks: Vec<DiskRestore>,
+    /// What is damaged is left as zeroes, and told; else it ends the restore.
+    pub skip_damaged: bool,
     /// Set from outside to stop early; what was written so far stays and is not whole.
     pub cancel: Arc<AtomicBool>,
 }
@@ -65,26 +69,41 @@ pub enum RestoreError {
     Cancelled,
 }
 
+impl RestoreError {
+    /// Whether it is something in the vault that is damaged, which `skip_damaged` passes over.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Map { source, .. } => source.is_damage(),
+            Self::Read { source, .. } => source.is_damage(),
+            Self::PastChunk { .. } => true,
+            Self::Target { .. } | Self::Short { .. } | Self::Cancelled => false,
+        }
+    }
+}
+
 /// Restores all disks at once and waits until they are on stable storage. Blocks: call it off the runtime, whose `handle`
-/// it uses for the vault.
-pub fn run(plan: RestorePlan, handle: &tokio::runtime::Handle) -> Result<(), RestoreError> {
+/// it uses for the vault. Gives what was skipped as damaged.
+pub fn run(plan: RestorePlan, handle: &tokio::runtime::Handle) -> Result<Vec<DamagedRange>, RestoreError> {
     disk::run_all(plan, handle)
 }
 
-/// The attachments of a point, verified.
-pub async fn attachments(vault: &Vault, point: &Point) -> Result<Vec<Attachment>, ReadError> {
+/// The attachments of a point, each verified, or why it cannot be had.
+pub async fn attachments(vault: &Vault, point: &Point) -> Vec<(String, Result<Attachment, ReadError>)> {
     let chunks = vault.chunks();
     let mut found = Vec::with_capacity(point.attachments.len());
     for attachment in &point.attachments {
-        let mut content = Vec::new();
-        for id in &attachment.chunks {
-            content.extend_from_slice(&chunks.read(id).await?);
-        }
-        found.push(Attachment {
-            name: attachment.name.clone(),
-            media_type: attachment.media_type.clone(),
-            content,
-        });
+        let read = async {
+            let mut content = Vec::new();
+            for id in &attachment.chunks {
+                content.extend_from_slice(&chunks.read(id).await?);
+            }
+            Ok(Attachment {
+                name: attachment.name.clone(),
+                media_type: attachment.media_type.clone(),
+                content,
+            })
+        };
+        found.push((attachment.name.clone(), read.await));
     }
-    Ok(found)
+    found
 }

@@ -275,6 +275,7 @@ impl Harness {
         let plan = RestorePlan {
             vault: self.vault.clone(),
             disks: vec![disk],
+            skip_damaged: false,
             cancel: Arc::new(AtomicBool::new(false)),
         };
         restore::run(plan, self.runtime.handle()).unwrap();

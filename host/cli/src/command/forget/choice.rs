@@ -1,6 +1,6 @@
 //! Which points of which machines are meant: by policy, by number, or all of a machine that is not backed up any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use coffre_engine::Consistency;
@@ -222,15 +222,22 @@ fn reason(code: &str, text: &str) -> Reason {
 impl Choice {
     /// What is to become of the machine's points, as far as this choice is about them. Purged ones are left out. What must
     /// not go is an error, and then nothing goes.
-    pub fn rows(&self, points: &[Point], now: Timestamp) -> Result<Vec<Row>, Complaint> {
+    ///
+    /// `damaged` are the points that do not restore whole, as far as that is known.
+    pub fn rows(
+        &self,
+        points: &[Point],
+        damaged: &BTreeSet<SessionNumber>,
+        now: Timestamp,
+    ) -> Result<Vec<Row>, Complaint> {
         let points = points.iter().filter(|point| point.fate != Fate::Purged);
         match &self.how {
             How::Policy(_, policy) => {
                 let points: Vec<&Point> = points.collect();
-                Ok(by_policy(&points, &Rules::of(policy, now)))
+                Ok(by_policy(&points, damaged, &Rules::of(policy, now)))
             }
             How::Points { numbers, accept } => {
-                let candidates: Vec<Candidate> = points.clone().map(Candidate::of).collect();
+                let candidates: Vec<Candidate> = points.clone().map(|point| candidate(point, damaged)).collect();
                 let stays = Newest::of(&candidates, *accept).indispensable();
                 let named = points.filter(|point| numbers.contains(&point.number));
                 named
@@ -299,8 +306,15 @@ impl Choice {
     }
 }
 
-fn by_policy(points: &[&Point], rules: &Rules) -> Vec<Row> {
-    let candidates: Vec<Candidate> = points.iter().map(|point| Candidate::of(point)).collect();
+fn candidate(point: &Point, damaged: &BTreeSet<SessionNumber>) -> Candidate {
+    Candidate {
+        damaged: damaged.contains(&point.number),
+        ..Candidate::of(point)
+    }
+}
+
+fn by_policy(points: &[&Point], damaged: &BTreeSet<SessionNumber>, rules: &Rules) -> Vec<Row> {
+    let candidates: Vec<Candidate> = points.iter().map(|point| candidate(point, damaged)).collect();
     let decisions: BTreeMap<SessionNumber, Decision> = retention::decide(&candidates, rules)
         .into_iter()
         .map(|verdict| (verdict.point, verdict.decision))
@@ -309,7 +323,10 @@ fn by_policy(points: &[&Point], rules: &Rules) -> Vec<Row> {
         let (decision, reasons) = match decisions.get(&point.number) {
             Some(Decision::Keep(reasons)) => {
                 let reasons = reasons.iter().map(|why| reason(&why.code(), &why.to_string()));
-                (Chosen::Keep, reasons.collect())
+                let but = damaged
+                    .contains(&point.number)
+                    .then(|| reason("damaged", "although it is damaged"));
+                (Chosen::Keep, reasons.chain(but).collect())
             }
             Some(Decision::Forget(why)) => (Chosen::Forget, vec![reason(why.code(), &why.to_string())]),
             Some(Decision::Gone) | None => (Chosen::Forgotten, Vec::new()),

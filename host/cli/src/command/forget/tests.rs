@@ -1,5 +1,6 @@
 //! What people read before and after points go, and what is refused.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use coffre_vault::{Consistency, Fate, Pin, Point, PointDraft};
@@ -104,7 +105,7 @@ fn now() -> Timestamp {
 fn shown(args: &ForgetArgs) -> String {
     let choice = only(args);
     let mut rows = choice
-        .rows(&points(), now())
+        .rows(&points(), &BTreeSet::new(), now())
         .unwrap_or_else(|error| panic!("{error}: {:?}", error.hint));
     for row in &mut rows {
         row.taken_at = None;
@@ -128,7 +129,9 @@ fn refused(args: &ForgetArgs) -> String {
     let error = match choice::choose(&config(), args) {
         Err(error) => error,
         Ok(choices) => {
-            let mut rows = choices.iter().map(|choice| choice.rows(&points(), now()));
+            let mut rows = choices
+                .iter()
+                .map(|choice| choice.rows(&points(), &BTreeSet::new(), now()));
             rows.find_map(Result::err).expect("a refusal").into()
         }
     };
@@ -182,7 +185,7 @@ fn a_retired_machine_loses_all_points() {
     let mut all = points();
     all[0].pin = None;
     let choice = only(&retire(&["old01"]));
-    let gone = choice.rows(&all, now()).unwrap();
+    let gone = choice.rows(&all, &BTreeSet::new(), now()).unwrap();
     assert_eq!(rows_that(&gone, Chosen::Forget), 5);
     assert_eq!(rows_that(&gone, Chosen::Forgotten), 1);
     assert_eq!(choice.recorded(&gone[0]), "retired");
@@ -248,4 +251,30 @@ fn all_and_policy_mean_machines_of_the_configuration() {
     assert_eq!(machines(daily), ["web01"]);
     // A machine that nobody knows any more can be named by its points.
     assert_eq!(machines(args(&["old01@3", "old01@4", "old01@3"])), ["old01"]);
+}
+
+#[test]
+fn the_newest_good_one_is_one_that_is_not_damaged() {
+    let config = config();
+    let choice = choice::choose(&config, &args(&["web01"])).unwrap().remove(0);
+    let all = points();
+    let without: Vec<_> = choice.rows(&all, &BTreeSet::new(), now()).unwrap();
+    let newest_good = without
+        .iter()
+        .find(|row| row.reasons.iter().any(|why| why.code == "newest-good"))
+        .expect("one is")
+        .point;
+    let damaged = BTreeSet::from([SessionNumber(newest_good)]);
+    let rows = choice.rows(&all, &damaged, now()).unwrap();
+    let other = rows
+        .iter()
+        .find(|row| row.reasons.iter().any(|why| why.code == "newest-good"))
+        .expect("another one is");
+    assert!(other.point < newest_good);
+    let told = rows.iter().find(|row| row.point == newest_good).unwrap();
+    assert!(told.reasons.iter().any(|why| why.code == "damaged"), "{told:?}");
+    // And it stays if it is named, since the other one is no good.
+    let named = format!("web01@{}", other.point);
+    let choice = choice::choose(&config, &args(&[&named])).unwrap().remove(0);
+    assert!(choice.rows(&all, &damaged, now()).is_err());
 }

@@ -229,6 +229,7 @@ impl World {
                 target: restore::Target::open(&path, found.size_bytes, restore::Overwrite::Refuse).unwrap(),
                 counters: Arc::default(),
             }],
+            skip_damaged: false,
             cancel: Arc::default(),
         };
         let runtime = tokio::runtime::Handle::current();
