@@ -209,14 +209,7 @@ impl<'a> Walk<'a> {
         for (id, places) in ids.iter().zip(places) {
             self.chunks += 1;
             let Some(first) = places.first() else {
-                // A pack that was missed a moment ago is passed over from then on; it is missing all the same.
-                let error = match self.reader.gone_with(id)? {
-                    Some(pack) => {
-                        self.needed.insert(pack);
-                        ReadError::PackMissing(pack.to_string())
-                    }
-                    None => ReadError::ChunkMissing(*id),
-                };
+                let error = self.missing(id)?;
                 checked.push((*id, Some(error)));
                 continue;
             };
@@ -228,6 +221,7 @@ impl<'a> Walk<'a> {
             let error = if self.bad.puts_in_doubt(&key, id) {
                 match self.reader.read_known(id).await {
                     Ok(_) => None,
+                    Err(ReadError::ChunkMissing(_)) => Some(self.missing(id)?),
                     Err(error) if error.is_damage() => Some(error),
                     Err(error) => return Err(error),
                 }
@@ -237,6 +231,18 @@ impl<'a> Walk<'a> {
             checked.push((*id, error));
         }
         Ok(checked)
+    }
+
+    /// What is said of a chunk that has no place. A pack that was missed a moment ago is passed over from then on; it is that
+    /// pack which is missing all the same.
+    fn missing(&mut self, id: &ChunkId) -> Result<ReadError, ReadError> {
+        Ok(match self.reader.gone_with(id)? {
+            Some(pack) => {
+                self.needed.insert(pack);
+                ReadError::PackMissing(pack.to_string())
+            }
+            None => ReadError::ChunkMissing(*id),
+        })
     }
 
     /// A chunk could not be read: whatever pack holds it is read whole.
