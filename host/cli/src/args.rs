@@ -182,7 +182,7 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// Leave zeroes where the point is damaged, say where that is, and end with 1 [default: damage ends the restore]
+    /// Where the point is damaged leave zeroes, say so and end with 1, instead of stopping
     #[arg(long)]
     pub skip_damaged: bool,
 

@@ -194,6 +194,9 @@ fn help_of_restore() {
           --overwrite
               Write over what is in the target
 
+          --skip-damaged
+              Where the point is damaged leave zeroes, say so and end with 1, instead of stopping
+
           --vault <VAULT>
               Look into this vault (else: the machine's vault in the configuration, or the only vault)
 

@@ -422,6 +422,7 @@ mod tests {
         1 pack (30 MiB) condemned: the next clean-up deletes them
         3 packs (90 MiB) condemned, and waiting for the end of the backup of db01 on a (session 7) (until UNTIL at the latest)
         2 packs (8 MiB) not needed, and too young to be condemned
+        3 packs (96 MiB) left for the next clean-up: more is needed of them than one run moves
         main: 40 packs (1.2 GiB) when the clean-up began
         ");
     }
