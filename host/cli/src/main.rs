@@ -34,6 +34,7 @@ struct ErrorDocument {
 }
 
 fn main() -> ExitCode {
+    coffre_vault::keep_few_heaps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

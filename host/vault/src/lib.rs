@@ -11,6 +11,7 @@ mod clean;
 mod clock;
 mod fate;
 mod gclog;
+mod heaps;
 mod ids;
 mod index;
 mod key;
@@ -38,6 +39,7 @@ pub use clean::{
 };
 pub use clock::{Clock, SystemClock};
 pub use fate::{FateChange, FateError};
+pub use heaps::keep_few_heaps;
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
 pub use key::{Credential, KeyError, RecoveryKey, SlotKind};
 pub use pack::{ChunkKind, Decoder, Encoder};

@@ -93,6 +93,8 @@ struct State {
     hidden: Vec<String>,
     hidden_once: Vec<String>,
     seen: Vec<(Request, String)>,
+    /// Objects that listings have shown.
+    listed: usize,
     /// How many requests are left until the one at which the client dies, and what becomes of that one.
     dies: Option<(usize, Fault)>,
     /// What the store's clock is ahead of this host's.
@@ -197,8 +199,15 @@ impl FaultStore {
         self.state.lock().seen.clone()
     }
 
+    /// How many objects listings have shown; a store shows about a thousand a request.
+    pub fn listed(&self) -> usize {
+        self.state.lock().listed
+    }
+
     pub fn forget_seen(&self) {
-        self.state.lock().seen.clear();
+        let mut state = self.state.lock();
+        state.seen.clear();
+        state.listed = 0;
     }
 
     /// The names of all objects below a prefix, sorted, without any fault.
@@ -246,6 +255,34 @@ impl FaultStore {
 
     fn fault(&self, request: Request, location: &Path) -> Option<Fault> {
         self.state.lock().fault(request, location)
+    }
+
+    fn listing(&self, prefix: Option<&Path>, offset: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if self.fault(Request::List, prefix.unwrap_or(&Path::default())).is_some() {
+            return futures::stream::once(async { Err(broken("refused")) }).boxed();
+        }
+        let state = Arc::clone(&self.state);
+        let hidden = {
+            let mut state = state.lock();
+            let asked = prefix.map(Path::as_ref).unwrap_or_default();
+            let hidden_once = std::mem::take(&mut state.hidden_once);
+            let (now, later): (Vec<String>, _) = hidden_once.into_iter().partition(|name| name.starts_with(asked));
+            state.hidden_once = later;
+            [state.hidden.as_slice(), &now].concat()
+        };
+        let shown = move |meta: &ObjectMeta| !hidden.iter().any(|prefix| meta.location.as_ref().starts_with(prefix));
+        let all = match offset {
+            Some(offset) => self.inner.list_with_offset(prefix, offset),
+            None => self.inner.list(prefix),
+        };
+        all.try_filter(move |meta| futures::future::ready(shown(meta)))
+            .map_ok(move |mut meta| {
+                let mut state = state.lock();
+                state.listed += 1;
+                state.date(&mut meta);
+                meta
+            })
+            .boxed()
     }
 
     async fn put_really(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
@@ -399,27 +436,11 @@ impl ObjectStore for FaultStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        if self.fault(Request::List, prefix.unwrap_or(&Path::default())).is_some() {
-            return futures::stream::once(async { Err(broken("refused")) }).boxed();
-        }
-        let state = Arc::clone(&self.state);
-        let hidden = {
-            let mut state = state.lock();
-            let asked = prefix.map(Path::as_ref).unwrap_or_default();
-            let hidden_once = std::mem::take(&mut state.hidden_once);
-            let (now, later): (Vec<String>, _) = hidden_once.into_iter().partition(|name| name.starts_with(asked));
-            state.hidden_once = later;
-            [state.hidden.as_slice(), &now].concat()
-        };
-        let shown = move |meta: &ObjectMeta| !hidden.iter().any(|prefix| meta.location.as_ref().starts_with(prefix));
-        self.inner
-            .list(prefix)
-            .try_filter(move |meta| futures::future::ready(shown(meta)))
-            .map_ok(move |mut meta| {
-                state.lock().date(&mut meta);
-                meta
-            })
-            .boxed()
+        self.listing(prefix, None)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.listing(prefix, Some(offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

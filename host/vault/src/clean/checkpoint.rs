@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Amount, SessionName, Waiting};
 use super::{CleanError, fence};
-use crate::gclog::{self, Appended, Checkpoint, Condemned, GcLog, GcWhat, MachineCheckpoint, PackName};
+use crate::gclog::{Appended, Checkpoint, Condemned, GcLog, GcWhat, MachineCheckpoint, PackName};
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::mark::{MachineSurvey, Survey};
 use crate::object::PackKey;
@@ -40,7 +40,7 @@ pub(super) struct Written {
 /// the sessions anew: whom a foreign Condemn waits for can only be seen after it.
 pub(super) async fn write(vault: &Arc<Inner>, outcome: &Outcome<'_>) -> Result<Written, CleanError> {
     for _ in 0..LOG_ATTEMPTS {
-        let log = gclog::read(vault.records()).await?;
+        let log = vault.log_anew().await?;
         let undecided = match vault.leaves_out(LeftOut::WaitsAfterCondemn) {
             true => undecided_before(outcome.survey),
             false => undecided(vault, outcome.survey).await?,

@@ -1,7 +1,7 @@
 //! Choosing the packs that a later clean-up deletes, and saying so in the clean-up log, where every writer reads it after its
 //! session exists and before it relies on anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use super::checkpoint::LOG_ATTEMPTS;
 use super::packs::Packs;
 use super::{Amount, CleanError, CleanPlan};
-use crate::gclog::{self, Appended, GcLog, GcWhat, PackName};
+use crate::gclog::{Appended, GcLog, GcWhat, PackName};
 use crate::ids::{MachineNumber, SessionNumber};
-use crate::mark::{PackUse, Survey};
+use crate::mark::{PackUses, Survey};
 use crate::object::{self, ObjectType, PackKey};
 use crate::register::Session;
 use crate::vault::Inner;
@@ -39,7 +39,7 @@ pub(super) fn candidates(
     packs: &Packs,
     survey: &Survey,
     log: &GcLog,
-    uses: &BTreeMap<PackKey, PackUse>,
+    uses: &PackUses,
     in_use: &InUse,
     now: Timestamp,
     plan: &CleanPlan,
@@ -125,7 +125,7 @@ pub(super) async fn sessions_in_use(vault: &Arc<Inner>, survey: &Survey) -> Resu
 /// Writes the Condemn record. Packs that somebody else has condemned meanwhile are left to that record.
 pub(super) async fn condemn(vault: &Arc<Inner>, packs: &BTreeSet<PackKey>) -> Result<(), CleanError> {
     for _ in 0..LOG_ATTEMPTS {
-        let log = gclog::read(vault.records()).await?;
+        let log = vault.log_anew().await?;
         let names: Vec<PackName> = packs
             .iter()
             .filter(|pack| !log.is_condemned(pack))

@@ -40,7 +40,7 @@ mod ripe;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -51,9 +51,9 @@ pub use report::{
     SessionName, Waiting,
 };
 
-use crate::gclog::{self, GcLog};
+use crate::gclog::GcLog;
 use crate::ids::{MachineNumber, SessionNumber};
-use crate::mark::{self, Marked, PackUse, Survey, mark, survey};
+use crate::mark::{self, Marked, PackUses, Survey, mark, survey};
 use crate::object::{self, PackKey};
 use crate::point::{Fate, PointDraft};
 use crate::session::{self, BeginError, CommitError, SessionPlan, SessionWriter};
@@ -158,7 +158,7 @@ struct Seen {
     packs: Packs,
     survey: Survey,
     marked: Marked,
-    uses: BTreeMap<PackKey, PackUse>,
+    uses: PackUses,
     /// Packs that the log or the index names and that are not there, each asked for by name.
     missing: BTreeSet<PackKey>,
 }
@@ -172,7 +172,7 @@ async fn see(
     progress: Progress<'_>,
 ) -> Result<Seen, CleanError> {
     stage(progress, CleanStage::Surveying);
-    let log = gclog::read(vault.records()).await?;
+    let log = vault.log_anew().await?;
     guards::log_is_whole(vault, &log).await?;
     let newest = guards::registers_are_whole(vault, &log).await?;
     if !plan.force {
@@ -198,18 +198,14 @@ async fn see(
         });
     };
     let marked = mark(vault, &survey.roots(), &tell).await?;
-    let used = marked.pack_uses(&|pack| log.forbids(pack)).map_err(CleanError::Cache)?;
-    let named = used
-        .iter()
-        .map(|used| used.pack)
-        .chain(log.condemned())
-        .chain(log.quarantined());
+    let listed = marked.packs().map_err(CleanError::Cache)?;
+    let named = listed.into_iter().chain(log.condemned()).chain(log.quarantined());
     let missing = packs.missing(vault, named).await?;
     everything_live_is_somewhere(&marked, &missing)?;
     let forbids = |pack: &PackKey| log.forbids(pack) || missing.contains(pack);
     let uses = marked.pack_uses(&forbids).map_err(CleanError::Cache)?;
     Ok(Seen {
-        uses: uses.into_iter().map(|used| (used.pack, used)).collect(),
+        uses,
         log,
         packs,
         survey,
@@ -346,7 +342,7 @@ async fn run(
     }
 
     // Step 7.
-    let log = gclog::read(vault.records()).await?;
+    let log = vault.log_anew().await?;
     let doomed = &mut decided.doomed;
     // What has left the log was gone; if its name is back, a writer that was stalled has made it again.
     doomed.packs.retain(|pack| log.is_condemned(pack));

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{Amount, CleanError};
 use crate::object::PackKey;
-use crate::store::StoreError;
+use crate::store::{Listed, StoreError};
 use crate::vault::Inner;
 
 /// Looks at packs at once.
@@ -33,7 +33,7 @@ pub(super) struct Packs {
 impl Packs {
     pub(super) async fn list(vault: &Arc<Inner>) -> Result<Self, StoreError> {
         let mut listed = BTreeMap::new();
-        for found in vault.store.list("packs").await? {
+        let each = |found: Listed| {
             if let Some(key) = found.object.strip_prefix("packs/").and_then(PackKey::parse) {
                 let file = PackFile {
                     bytes: found.size_bytes,
@@ -41,7 +41,8 @@ impl Packs {
                 };
                 listed.insert(key, file);
             }
-        }
+        };
+        vault.store.list_each("packs", each).await?;
         Ok(Self {
             listed,
             found_later: BTreeMap::new(),

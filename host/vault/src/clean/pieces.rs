@@ -27,9 +27,10 @@ use crate::vault::Inner;
 /// every clean-up writes what the one before it wrote.
 const SMALL_PIECES_LIMIT: usize = 32;
 /// What is smaller is small. A piece of a busy session, 8 packs of 256 chunks each, has 58 KiB.
-const SMALL_BYTES: u64 = 1024 * 1024;
-/// Merged pieces are closed at this size: 150,000 chunks, one request to read, small beside what a reader may hold.
-const MERGED_BYTES: usize = 4 * 1024 * 1024;
+const SMALL_BYTES: u64 = 256 * 1024;
+/// Merged pieces are closed at this size: 37,000 chunks, one request to read. A piece is in memory about three times while it
+/// is taken in, and what an allocator has once given for it, it may keep for each thread.
+const MERGED_BYTES: usize = 1024 * 1024;
 /// The format's limit for readers is 1024 packs.
 const MERGED_PACKS: usize = 1000;
 /// Pieces read at once, and in memory.

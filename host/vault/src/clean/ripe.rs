@@ -18,7 +18,7 @@ use super::packs::{Packs, look};
 use crate::gclog::GcLog;
 use crate::ids::ChunkId;
 use crate::index::Found;
-use crate::mark::{Marked, PackUse, Survey};
+use crate::mark::{Marked, PackUses, Survey};
 use crate::object::{HEADER_BYTES, PackKey};
 use crate::pack::{ChunkShape, PackListing};
 use crate::read::pack_listing;
@@ -98,7 +98,7 @@ pub(super) struct Knowledge<'a> {
     pub(super) marked: &'a Marked,
     /// Packs that the index names and that are not there.
     pub(super) missing: &'a BTreeSet<PackKey>,
-    pub(super) uses: &'a BTreeMap<PackKey, PackUse>,
+    pub(super) uses: &'a PackUses,
 }
 
 impl Knowledge<'_> {

@@ -12,8 +12,9 @@
 use std::pin::pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 
 use super::packs::PackSet;
@@ -28,10 +29,10 @@ use crate::vault::Inner;
 /// Pieces fetched at once.
 const FETCHED_AT_ONCE: usize = 8;
 /// Their bytes at once, but for one that alone is larger. A piece is in memory about three times while it is taken in; eight
-/// of a session's are half a MiB, merged ones have 4 MiB each.
-const FETCHED_KIB_AT_ONCE: u32 = 4 * 1024;
+/// of a session's are half a MiB, merged ones have 1 MiB each.
+const FETCHED_KIB_AT_ONCE: u32 = 2 * 1024;
 /// What is assumed of a piece that no listing told the size of.
-const PIECE_KIB: u32 = 4 * 1024;
+const PIECE_KIB: u32 = 1024;
 /// A host that was away for more records of the clean-up log than this fetches the index anew, which costs less than
 /// reading them would soon.
 const FOLLOWED_LIMIT: u32 = 512;
@@ -129,35 +130,77 @@ pub(crate) async fn load_counted(vault: &Arc<Inner>) -> Result<(), ReadError> {
     blocking(vault, |vault| vault.index.write_down()).await
 }
 
+/// A piece on its way into the index, with its part of the room that there is for them.
+struct Fetched {
+    piece: PackKey,
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
 async fn fetch(vault: &Arc<Inner>, wanted: Vec<(PackKey, u32)>) -> Result<Vec<ReadError>, ReadError> {
-    let mut unreadable = Vec::new();
-    let room = Semaphore::new(FETCHED_KIB_AT_ONCE as usize);
-    let room = &room;
-    let mut fetched = stream::iter(wanted)
-        .map(|(piece, kib)| async move {
-            let _room = room.acquire_many(kib).await;
-            (piece, fetch_one(vault, piece).await)
-        })
-        .buffer_unordered(FETCHED_AT_ONCE);
-    while let Some((piece, result)) = fetched.next().await {
-        match result {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let room = Arc::new(Semaphore::new(FETCHED_KIB_AT_ONCE as usize));
+    let (sender, receiver) = mpsc::channel(1);
+    let taker = Arc::clone(vault);
+    let taken = blocking(vault, move |_| take_in(&taker, receiver));
+    let sent = async move {
+        let mut fetched = stream::iter(wanted)
+            .map(|(piece, kib)| {
+                let room = Arc::clone(&room);
+                async move {
+                    let room = room.acquire_many_owned(kib).await.ok();
+                    let bytes = vault.store.get(&piece.index_object(), RECORD_LIMIT_BYTES).await;
+                    (piece, bytes, room)
+                }
+            })
+            .buffer_unordered(FETCHED_AT_ONCE);
+        while let Some((piece, bytes, _room)) = fetched.next().await {
             // Listed and gone again: cleaned up.
-            Ok(()) => {}
-            Err(error @ (ReadError::Store(_) | ReadError::Cache { .. })) => return Err(error),
-            Err(error) => {
-                tracing::warn!(piece = %piece, %error, "a piece of the index cannot be read");
-                unreadable.push(error);
+            let Some(bytes) = bytes? else { continue };
+            if sender.send(Fetched { piece, bytes, _room }).await.is_err() {
+                // Whoever takes them in has failed, and says why.
+                break;
             }
+        }
+        Ok::<_, ReadError>(())
+    };
+    let (sent, taken) = futures::join!(sent, taken);
+    let refused = taken?;
+    sent?;
+    let mut unreadable = Vec::new();
+    for (piece, error) in refused {
+        let error = vault.records().settle(error).await;
+        if matches!(error, ReadError::Store(_)) {
+            return Err(error);
+        }
+        tracing::warn!(%piece, %error, "a piece of the index cannot be read");
+        unreadable.push(error);
+    }
+    Ok(unreadable)
+}
+
+/// Opens pieces and takes them in, all on one thread: what many threads allocate and free in turn, an allocator with a heap
+/// for each of them keeps many times. Gives those that could not be read.
+fn take_in(vault: &Inner, mut pieces: mpsc::Receiver<Fetched>) -> std::io::Result<Vec<(PackKey, ReadError)>> {
+    let mut unreadable = Vec::new();
+    while let Some(Fetched { piece, bytes, _room }) = pieces.blocking_recv() {
+        match open_piece(vault, piece, &bytes) {
+            Ok(listings) => vault.index.add_piece(piece, &listings)?,
+            Err(error) => unreadable.push((piece, error)),
         }
     }
     Ok(unreadable)
 }
 
-async fn fetch_one(vault: &Arc<Inner>, piece: PackKey) -> Result<(), ReadError> {
-    let Some(listings) = read_piece(vault, piece).await? else {
-        return Ok(());
-    };
-    blocking(vault, move |vault| vault.index.add_piece(piece, &listings)).await
+fn open_piece(vault: &Inner, piece: PackKey, bytes: &[u8]) -> Result<Vec<PackListing>, ReadError> {
+    let object = piece.index_object();
+    let body = vault.records().open(ObjectType::Index, &object, bytes)?;
+    decode_piece(&body).map_err(|error| ReadError::Damaged {
+        object,
+        what: error.to_string(),
+    })
 }
 
 /// What a piece lists; nothing where no piece is.
@@ -166,15 +209,10 @@ pub(crate) async fn read_piece(vault: &Arc<Inner>, piece: PackKey) -> Result<Opt
     let Some(bytes) = vault.store.get(&object, RECORD_LIMIT_BYTES).await? else {
         return Ok(None);
     };
-    let body = match vault.records().open(ObjectType::Index, &object, &bytes) {
-        Ok(body) => body,
-        Err(error) => return Err(vault.records().settle(error).await),
-    };
-    let listings = decode_piece(&body).map_err(|error| ReadError::Damaged {
-        object,
-        what: error.to_string(),
-    })?;
-    Ok(Some(listings))
+    match open_piece(vault, piece, &bytes) {
+        Ok(listings) => Ok(Some(listings)),
+        Err(error) => Err(vault.records().settle(error).await),
+    }
 }
 
 /// Local disk off the runtime.

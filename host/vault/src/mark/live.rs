@@ -17,6 +17,8 @@ type Id = [u8; ChunkId::LENGTH];
 const BATCH: usize = 1 << 20;
 /// Files that are open at once. Beyond, they are merged.
 const FILES_LIMIT: usize = 64;
+/// What is read ahead of all files together, however many there are.
+const READ_AHEAD_BYTES: usize = FILES_LIMIT * BUFFER_BYTES;
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A sorted set of ids that grows on local disk.
@@ -65,7 +67,7 @@ impl LiveIds {
         let file = write(&self.folder, self.batch.drain(..).map(Ok))?;
         self.files.push(file);
         if self.files.len() == FILES_LIMIT {
-            let sources = self.files.drain(..).map(read).collect::<io::Result<Vec<_>>>()?;
+            let sources = read_all(std::mem::take(&mut self.files))?;
             self.files.push(write(&self.folder, distinct(Merged::new(sources)))?);
         }
         Ok(())
@@ -75,8 +77,8 @@ impl LiveIds {
     pub(super) fn into_sorted(mut self) -> io::Result<impl Iterator<Item = io::Result<ChunkId>>> {
         self.sort();
         let mut sources: Vec<Sorted> = vec![Box::new(self.batch.into_iter().map(Ok))];
-        for file in self.files {
-            sources.push(Box::new(read(file)?));
+        for file in read_all(self.files)? {
+            sources.push(Box::new(file));
         }
         Ok(distinct(Merged::new(sources)).map(|id| id.map(ChunkId)))
     }
@@ -98,10 +100,15 @@ fn write(folder: &Path, ids: impl Iterator<Item = io::Result<Id>>) -> io::Result
     out.into_inner().map_err(|error| error.into_error())
 }
 
-fn read(mut file: File) -> io::Result<impl Iterator<Item = io::Result<Id>>> {
+fn read_all(files: Vec<File>) -> io::Result<Vec<impl Iterator<Item = io::Result<Id>> + Send>> {
+    let ahead_bytes = READ_AHEAD_BYTES / files.len().max(1);
+    files.into_iter().map(|file| read(file, ahead_bytes)).collect()
+}
+
+fn read(mut file: File, ahead_bytes: usize) -> io::Result<impl Iterator<Item = io::Result<Id>> + Send> {
     let ids = file.metadata()?.len() / ChunkId::LENGTH as u64;
     file.rewind()?;
-    let mut bytes = BufReader::with_capacity(BUFFER_BYTES, file);
+    let mut bytes = BufReader::with_capacity(ahead_bytes, file);
     Ok((0..ids).map(move |_| {
         let mut id = [0; ChunkId::LENGTH];
         bytes.read_exact(&mut id).map(|()| id)

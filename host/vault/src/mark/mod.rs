@@ -10,6 +10,7 @@
 mod bits;
 mod live;
 mod survey;
+mod uses;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -21,9 +22,11 @@ use crate::index::{self, CompactIndex, Group};
 use crate::object::PackKey;
 use crate::read::ReadError;
 use crate::vault::Inner;
-use bits::Bits;
+pub(crate) use bits::Bits;
 use live::LiveIds;
 pub(crate) use survey::{MachineSurvey, Root, Survey, SurveyedPoint, UnreadablePoint, UnreadableSession, survey};
+pub(crate) use uses::PackUses;
+use uses::{PackPlaces, PackUse};
 use walk::{Found, Walk};
 
 /// How far a mark is.
@@ -32,17 +35,6 @@ pub(crate) struct MarkProgress {
     pub(crate) roots_done: u64,
     pub(crate) roots_total: u64,
     pub(crate) nodes: u64,
-}
-
-/// What one pack holds, and what of it lives there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PackUse {
-    pub(crate) pack: PackKey,
-    pub(crate) chunks: u32,
-    pub(crate) stored_bytes: u32,
-    /// Live chunks whose canonical copy is here.
-    pub(crate) live_chunks: u32,
-    pub(crate) live_bytes: u32,
 }
 
 /// Which chunks live, as of the survey that gave the roots.
@@ -140,40 +132,38 @@ impl Marked {
         Ok(self.index.find(id)?.is_some_and(|(ordinal, _)| self.live.get(ordinal)))
     }
 
-    /// What every pack that the index lists holds, sorted by key: one pass over the index. Of a live chunk's copies the
-    /// canonical one counts: in a pack that `forbids` does not name, if there is one, and of those the lowest.
-    pub(crate) fn pack_uses(&self, forbids: &dyn Fn(&PackKey) -> bool) -> io::Result<Vec<PackUse>> {
-        let packs = self.index.pack_keys()?;
+    /// All packs that the index lists, sorted.
+    pub(crate) fn packs(&self) -> io::Result<Vec<PackKey>> {
+        self.index.pack_keys()
+    }
+
+    /// What every pack that the index lists holds: one pass over the index. Of a live chunk's copies the canonical one counts:
+    /// in a pack that `forbids` does not name, if there is one, and of those the lowest.
+    pub(crate) fn pack_uses(&self, forbids: &dyn Fn(&PackKey) -> bool) -> io::Result<PackUses> {
+        let packs = PackPlaces::new(&self.index.pack_keys()?);
         let mut forbidden = Bits::new(packs.len() as u64);
         for (key, at) in packs.iter().zip(0..) {
-            if forbids(key) {
+            if forbids(&key) {
                 forbidden.set(at);
             }
         }
-        let mut uses: Vec<PackUse> = packs
-            .into_iter()
-            .map(|pack| PackUse {
-                pack,
-                chunks: 0,
-                stored_bytes: 0,
-                live_chunks: 0,
-                live_bytes: 0,
-            })
-            .collect();
+        let mut uses = PackUses::new(packs);
         self.index.for_each(|group| {
             let mut canonical: Option<(bool, usize, u32)> = None;
             for place in group.places {
-                let Ok(at) = uses.binary_search_by_key(&place.pack, |known| known.pack) else {
+                let Some(at) = uses.place(&place.pack) else {
                     continue;
                 };
-                uses[at].chunks += 1;
-                uses[at].stored_bytes = uses[at].stored_bytes.saturating_add(place.shape.stored_bytes);
+                let known: &mut PackUse = uses.at(at);
+                known.chunks += 1;
+                known.stored_bytes = known.stored_bytes.saturating_add(place.shape.stored_bytes);
                 let candidate = (forbidden.get(at as u64), at, place.shape.stored_bytes);
                 canonical = Some(canonical.map_or(candidate, |known| known.min(candidate)));
             }
             if let Some((_, at, stored_bytes)) = canonical.filter(|_| self.live.get(group.ordinal)) {
-                uses[at].live_chunks += 1;
-                uses[at].live_bytes = uses[at].live_bytes.saturating_add(stored_bytes);
+                let known = uses.at(at);
+                known.live_chunks += 1;
+                known.live_bytes = known.live_bytes.saturating_add(stored_bytes);
             }
             Ok(())
         })?;
@@ -186,6 +176,9 @@ impl Marked {
         packs: &BTreeSet<PackKey>,
         each: &mut dyn FnMut(ChunkId, &[index::Found]) -> io::Result<()>,
     ) -> io::Result<()> {
+        if packs.is_empty() {
+            return Ok(());
+        }
         self.index.for_each(|Group { ordinal, id, places }| {
             if self.live.get(ordinal) && places.iter().any(|place| packs.contains(&place.pack)) {
                 each(id, places)?;

@@ -170,12 +170,12 @@ async fn what_points_share_and_what_they_do_not_lives_and_the_rest_does_not() {
         number: 0,
     };
     let uses = marked.pack_uses(&|_| false).unwrap();
-    let of_first: Vec<_> = uses.iter().filter(|known| known.pack.session.0 == 0).collect();
+    let of_first: Vec<_> = uses.iter().filter(|(pack, _)| pack.session.0 == 0).collect();
     // Three slots and an attachment in one pack, three leaves and a node in the other; of each the first slot's is dead, and
     // the node.
-    assert_eq!(of_first.iter().map(|known| known.chunks).sum::<u32>(), 8);
-    assert_eq!(of_first.iter().map(|known| known.live_chunks).sum::<u32>(), 5);
-    assert!(of_first.iter().all(|known| known.live_bytes < known.stored_bytes));
+    assert_eq!(of_first.iter().map(|(_, known)| known.chunks).sum::<u32>(), 8);
+    assert_eq!(of_first.iter().map(|(_, known)| known.live_chunks).sum::<u32>(), 5);
+    assert!(of_first.iter().all(|(_, known)| known.live_bytes < known.stored_bytes));
 
     let mut found = HashMap::new();
     let packs = [key(2), PackKey { number: 1, ..key(2) }];
@@ -199,9 +199,9 @@ async fn of_two_copies_the_one_that_nothing_forbids_is_the_one_that_counts() {
     rig.back_up(&two, &[1]).await;
     rig.store.heal();
     let marked = marked(&one).await.unwrap();
-    let live_in = |uses: Vec<PackUse>| -> Vec<u32> {
-        let used = uses.into_iter().filter(|known| known.live_chunks > 0);
-        let mut sessions: Vec<u32> = used.map(|known| known.pack.session.0).collect();
+    let live_in = |uses: PackUses| -> Vec<u32> {
+        let used = uses.iter().filter(|(_, known)| known.live_chunks > 0);
+        let mut sessions: Vec<u32> = used.map(|(pack, _)| pack.session.0).collect();
         sessions.dedup();
         sessions
     };

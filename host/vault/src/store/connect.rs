@@ -17,6 +17,7 @@ use url::Url;
 
 use super::config::{StoreConfig, StoreOptions};
 use super::error::{Cause, StoreError};
+use super::local::LocalStore;
 
 /// A host that does not answer at all is given up after this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +63,7 @@ fn local(url: &Url) -> Result<Connected, StoreError> {
     if fs::exists(&folder).unwrap_or(true) {
         let inner = LocalFileSystem::new_with_prefix(&folder).map_err(|source| setup(url, source))?;
         return Ok(Connected {
-            inner: Arc::new(inner.with_fsync(true)),
+            inner: Arc::new(LocalStore::new(inner.with_fsync(true))),
             prefix: ObjectPath::default(),
             folder: Some(folder),
         });
@@ -70,7 +71,7 @@ fn local(url: &Url) -> Result<Connected, StoreError> {
     // `init` makes the folder with its first object; until then there is nothing that could be made canonical.
     let prefix = ObjectPath::from_absolute_path(&folder).map_err(|error| bad(url, error.to_string()))?;
     Ok(Connected {
-        inner: Arc::new(LocalFileSystem::new().with_fsync(true)),
+        inner: Arc::new(LocalStore::new(LocalFileSystem::new().with_fsync(true))),
         prefix,
         folder: Some(folder),
     })

@@ -8,6 +8,7 @@
 mod config;
 mod connect;
 mod error;
+mod local;
 
 use std::fs::File;
 use std::io;
@@ -298,6 +299,11 @@ impl Store {
         self.collect(folder, self.inner.list(Some(&path))).await
     }
 
+    /// The same in no order, one after the other: for folders whose listing is large.
+    pub(crate) async fn list_each(&self, folder: &str, each: impl FnMut(Listed)) -> Result<(), StoreError> {
+        self.each(folder, self.inner.list(Some(&self.path(folder))), each).await
+    }
+
     /// Of what is listed below a folder, the names that come after `after`, which is below the vault's prefix like all
     /// names here: a register that is followed from a known number is not listed from its beginning.
     pub(crate) async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<Listed>, StoreError> {
@@ -308,28 +314,36 @@ impl Store {
     async fn collect(
         &self,
         folder: &str,
-        mut stream: BoxStream<'_, object_store::Result<ObjectMeta>>,
+        stream: BoxStream<'_, object_store::Result<ObjectMeta>>,
     ) -> Result<Vec<Listed>, StoreError> {
         let mut found = Vec::new();
+        self.each(folder, stream, |listed| found.push(listed)).await?;
+        found.sort_by(|a, b| a.object.cmp(&b.object));
+        Ok(found)
+    }
+
+    async fn each(
+        &self,
+        folder: &str,
+        mut stream: BoxStream<'_, object_store::Result<ObjectMeta>>,
+        mut each: impl FnMut(Listed),
+    ) -> Result<(), StoreError> {
         loop {
             match stream.try_next().await {
                 Ok(Some(meta)) => {
                     if let Some(parts) = meta.location.prefix_match(&self.prefix) {
                         let object = parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/");
-                        found.push(Listed {
+                        each(Listed {
                             object,
                             size_bytes: meta.size,
                             modified: modified(&meta),
                         });
                     }
                 }
-                Ok(None) => break,
-                Err(object_store::Error::NotFound { .. }) => break,
+                Ok(None) | Err(object_store::Error::NotFound { .. }) => return Ok(()),
                 Err(error) => return Err(self.failed("list", if folder.is_empty() { "/" } else { folder }, error)),
             }
         }
-        found.sort_by(|a, b| a.object.cmp(&b.object));
-        Ok(found)
     }
 
     /// The first object that a listing shows, if any.

@@ -1,5 +1,5 @@
 //! Vaults that nobody has the time or the disks to fill: with a long past, or with very many chunks. Metadata only: records,
-//! pieces of the index and nodes of maps are what they would be; packs of data are listed and not there.
+//! pieces of the index and nodes of maps are what they would be; packs of data have their size and nothing in it.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::point::{Point, PointDisk, PointDraft, Written};
 use crate::read::ReadError;
 use crate::register::{PointRecord, Session};
 use crate::seal::TAG_BYTES;
-use crate::session::{SessionPlan, SessionWriter};
+use crate::session::{Claim, SessionPlan, SessionWriter, WriteError};
 use crate::vault::Vault;
 
 /// What a vault has behind it.
@@ -29,7 +29,7 @@ pub struct Past {
     pub sessions_per_clean: u32,
 }
 
-/// Writes a past, of which nothing is left but records. The machine must be there and have no sessions.
+/// Writes a past, clean-ups included, of which nothing is left but records. The machine must be there and have no sessions.
 ///
 /// # Panics
 /// If the store does not take it.
@@ -59,17 +59,25 @@ pub async fn write_past(vault: &Vault, machine: MachineNumber, name: &str, past:
             made.expect("the store takes a fate");
         }
         if (number.0 + 1).is_multiple_of(past.sessions_per_clean) {
+            let clean = SessionNumber(number.0 / past.sessions_per_clean);
+            let object = object::session(MachineNumber::MAINTENANCE, clean);
+            let made = records.create(ObjectType::Session, &object, &session).await;
+            made.expect("the store takes the session of a clean-up");
             let condemned = PackKey {
                 machine,
                 session: number,
                 number: 0,
             };
-            let machines = vec![MachineCheckpoint {
+            let decided = |machine, name: &str, decided_below| MachineCheckpoint {
                 machine,
                 name: name.to_owned(),
-                decided_below: number.0 + 1,
+                decided_below,
                 live: Vec::new(),
-            }];
+            };
+            let machines = vec![
+                decided(MachineNumber::MAINTENANCE, "", clean.0),
+                decided(machine, name, number.0 + 1),
+            ];
             let condemn = GcWhat::Condemn {
                 packs: vec![PackName(condemned)],
                 reason: "dead".to_owned(),
@@ -88,6 +96,7 @@ pub async fn write_past(vault: &Vault, machine: MachineNumber, name: &str, past:
                 checkpoint = if is_checkpoint { Some(log_end) } else { checkpoint };
                 log_end += 1;
             }
+            commit(vault, MachineNumber::MAINTENANCE, clean, "", 0).await;
         }
     }
 }
@@ -113,10 +122,11 @@ async fn commit(vault: &Vault, machine: MachineNumber, number: SessionNumber, na
 }
 
 const CHUNKS_PER_PACK: u64 = 256;
-/// A tenth of the packs is listed as sessions do it, the rest as a clean-up leaves it: in pieces of 4 MiB.
+/// A tenth of the packs is listed as sessions do it, the rest as a clean-up leaves it: in pieces of 1 MiB.
 const PACKS_PER_PIECE: usize = 8;
-const PACKS_PER_MERGED_PIECE: usize = 512;
+const PACKS_PER_MERGED_PIECE: usize = 128;
 const STORED_BYTES: u32 = SLOT_BYTES as u32 + TAG_BYTES as u32;
+const PACK_BYTES: u32 = HEADER_BYTES as u32 + CHUNKS_PER_PACK as u32 * (STORED_BYTES + 28) + 64;
 
 /// The ids of as many chunks as wanted, from one stream of hashes: any of them can be had again.
 #[derive(Clone)]
@@ -137,11 +147,17 @@ impl Ids {
     }
 }
 
-/// Writes one machine with one point, whose one disk has `chunks` chunks of 128 KiB, no two alike.
+/// Writes one machine with one point, whose one disk has `chunks` chunks of 128 KiB, no two alike, into the local vault in
+/// `folder`.
 ///
 /// # Errors
 /// If the store or the vault does not take it.
-pub async fn write_disk(vault: &Vault, chunks: u64, commit_file: &Path) -> Result<(), Box<dyn std::error::Error>> {
+pub async fn write_disk(
+    vault: &Vault,
+    folder: &Path,
+    chunks: u64,
+    commit_file: &Path,
+) -> Result<(), Box<dyn std::error::Error>> {
     let machine = vault.machine_or_create("big").await?;
     let plan = SessionPlan {
         machine,
@@ -154,6 +170,7 @@ pub async fn write_disk(vault: &Vault, chunks: u64, commit_file: &Path) -> Resul
     let listing = vault.begin(plan.clone()).await?.number();
     let writer = vault.begin(plan).await?;
     let pieces = write_pieces(vault, machine, listing, chunks).await?;
+    write_empty_packs(folder, machine, listing, chunks)?;
     commit(vault, machine, listing, "big", pieces).await;
     let (worker, hasher) = (writer.clone(), vault.hasher());
     let size_bytes = chunks * SLOT_BYTES;
@@ -214,7 +231,7 @@ async fn write_pieces(
                         session,
                         number,
                     },
-                    size_bytes: HEADER_BYTES as u32 + CHUNKS_PER_PACK as u32 * (STORED_BYTES + 28) + 64,
+                    size_bytes: PACK_BYTES,
                     kind: ChunkKind::Data,
                     cipher: vault.inner.ring.cipher as u8,
                     generation: 0,
@@ -243,6 +260,28 @@ async fn write_pieces(
     Ok(piece)
 }
 
+/// Files of the packs' sizes, which take no space.
+fn write_empty_packs(
+    folder: &Path,
+    machine: MachineNumber,
+    session: SessionNumber,
+    chunks: u64,
+) -> Result<(), std::io::Error> {
+    for number in 0..chunks.div_ceil(CHUNKS_PER_PACK) as u32 {
+        let key = PackKey {
+            machine,
+            session,
+            number,
+        };
+        let path = folder.join(key.object());
+        if number == 0 {
+            std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        }
+        std::fs::File::create(path)?.set_len(PACK_BYTES.into())?;
+    }
+    Ok(())
+}
+
 /// The node of this level that covers these chunks, from the disk's first on.
 fn write_nodes(
     writer: &SessionWriter,
@@ -250,7 +289,7 @@ fn write_nodes(
     level: u8,
     chunks: std::ops::Range<u64>,
     encoder: &mut Encoder,
-) -> Result<Option<MapRoot>, crate::session::WriteError> {
+) -> Result<Option<MapRoot>, WriteError> {
     if chunks.is_empty() {
         return Ok(None);
     }
@@ -287,6 +326,40 @@ pub async fn sync_index(vault: &Vault) -> Result<(), ReadError> {
     index::sync(&vault.inner).await.map(drop)
 }
 
+/// Begins a session as a backup does, and asks it for chunks all over a vault of `chunks`, each of which is there.
+///
+/// # Errors
+/// As writing has them, or if a chunk is not found.
+pub async fn claim_some(vault: &Vault, chunks: u64, asked: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let machine = vault.machine("big").await?.ok_or("the machine is there")?;
+    let plan = SessionPlan {
+        machine,
+        bases: Vec::new(),
+        deadline: Timestamp::now() + SignedDuration::from_hours(24),
+        host: "host".to_owned(),
+        resumes: None,
+    };
+    let writer = vault.begin(plan).await?;
+    let worker = writer.clone();
+    let claimed = tokio::task::spawn_blocking(move || {
+        let mut ids = Ids::new();
+        let step = (chunks / asked).max(1);
+        for at in (0..chunks).step_by(step as usize) {
+            for id in ids.of(at..at + 1) {
+                if worker.claim(&id)? != Claim::Known {
+                    return Ok(Some(id));
+                }
+            }
+        }
+        Ok::<_, WriteError>(None)
+    });
+    if let Some(id) = claimed.await?? {
+        return Err(format!("chunk {id} is there and was not found").into());
+    }
+    writer.abort("it only asked").await?;
+    Ok(())
+}
+
 /// What a mark has found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MarkedChunks {
@@ -305,7 +378,7 @@ pub async fn mark_all(vault: &Vault) -> Result<MarkedChunks, ReadError> {
     let marked = mark::mark(&vault.inner, &survey.roots(), &|_| {}).await?;
     index::blocking(&vault.inner, move |_| {
         let mut sum = MarkedChunks::default();
-        for known in marked.pack_uses(&|_| false)? {
+        for (_, known) in marked.pack_uses(&|_| false)?.iter() {
             sum.packs += 1;
             sum.chunks += u64::from(known.chunks);
             sum.live_chunks += u64::from(known.live_chunks);

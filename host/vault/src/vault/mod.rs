@@ -159,6 +159,14 @@ impl Inner {
         self.log().await
     }
 
+    /// The clean-up log from its newest checkpoint on, read again and not remembered: for those who are about to delete. Of
+    /// what is remembered only the end counts, so that the new one is found with the same few requests however long the log
+    /// is; where it has left the vault, that is an error.
+    pub(crate) async fn log_anew(&self) -> Result<GcLog, ReadError> {
+        let known = self.log_so_far().await?.end();
+        gclog::read_from(self.records(), known).await
+    }
+
     /// Whether a test wants to see what happens without a rule. Outside of tests every rule is kept.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn leaves_out(&self, rule: LeftOut) -> bool {

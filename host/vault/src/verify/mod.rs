@@ -6,8 +6,8 @@
 //! fewest requests. Only where one of them is damaged are the maps walked again, to say which points, disks and bytes it
 //! touches. What is damaged is quarantined, so that nothing new relies on it and the next backup stores it again.
 //!
-//! In memory are the names of the points and packs that are needed (a few bytes for each 32 MiB), and at most
-//! [`walk::CLEAN_LIMIT`] map nodes and [`damage::MISSING_LIMIT`] missing chunks.
+//! In memory are a bit for each chunk, the names of the points, those of the packs that are needed, as ranges, and at most
+//! [`damage::MISSING_LIMIT`] missing chunks.
 
 mod damage;
 mod gaps;
@@ -17,8 +17,8 @@ mod sample;
 #[cfg(test)]
 pub(crate) mod tests;
 mod walk;
+mod walked;
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use futures::TryStreamExt;
 use crate::fate;
 use crate::gclog::{self, Broken, GcLog};
 use crate::ids::{MachineNumber, SessionNumber};
-use crate::index;
+use crate::index::{self, PackSet};
 use crate::object::{self, PackKey};
 use crate::point::{Fate, Point};
 use crate::read::ReadError;
@@ -154,7 +154,7 @@ pub(crate) async fn quarantine_unreadable(
 ) -> Result<usize, ReadError> {
     let log = gclog::read_from(vault.inner.records(), 0).await?;
     let none = BadPacks::default();
-    let mut walk = Walk::new(vault, &none, log.quarantined_packs());
+    let mut walk = Walk::new(vault, &none, log.quarantined_packs()).await?;
     let mut findings = Findings::default();
     for number in points {
         if let Some(PointRecord::Commit { point }) =
@@ -172,7 +172,7 @@ pub(crate) async fn quarantine_unreadable(
     doubtful.extend(named);
     // Readers no longer look there, but a writer would rely on them.
     doubtful.extend(vault.inner.reading.gone());
-    let bad = packs::read(vault, doubtful, &mut VerifyProgress::default(), &|_| {}).await?;
+    let bad = packs::read(vault, doubtful.into_iter(), &mut VerifyProgress::default(), &|_| {}).await?;
     let mut broken = bad.broken();
     broken.chunks_lost = findings.chunks_lost() + u64::from(matches!(damage, ReadError::ChunkMissing(_)));
     let lost = usize::from(broken.chunks_lost > 0 && !log.says_chunks_are_lost());
@@ -283,7 +283,7 @@ impl Run<'_> {
 
         let before = self.findings.clone();
         let none = BadPacks::default();
-        let mut first = Walk::new(vault, &none, log.quarantined_packs());
+        let mut first = Walk::new(vault, &none, log.quarantined_packs()).await?;
         let missing_pieces = self.walk(&mut first, &points).await?;
         if self.findings.chunks_lost() > 0 {
             // Without a lost chunk, a piece that is gone was merged into others by a clean-up.
@@ -297,8 +297,8 @@ impl Run<'_> {
             ..VerifyReport::default()
         };
         let (needed, doubtful) = first.into_packs();
-        report.packs = needed.len() as u64;
-        let read: BTreeSet<PackKey> = (needed.iter().copied())
+        report.packs = needed.len();
+        let read: PackSet = (needed.iter())
             .filter(|pack| match self.plan.read {
                 ReadData::All => true,
                 ReadData::Part(_) => doubtful.contains(pack) || sample.is_some_and(|sample| sample.takes(pack)),
@@ -306,17 +306,17 @@ impl Run<'_> {
                 ReadData::No => doubtful.contains(pack),
             })
             .collect();
-        report.packs_read = read.len() as u64;
-        let looked = needed.difference(&read).copied().collect();
+        report.packs_read = read.len();
+        let looked = needed.iter().filter(|pack| !read.contains(pack));
         self.state.packs_total = report.packs;
         self.tell();
 
         let mut bad = packs::look(vault, looked, &mut self.state, self.progress).await?;
-        bad.extend(packs::read(vault, read, &mut self.state, self.progress).await?);
+        bad.extend(packs::read(vault, read.iter(), &mut self.state, self.progress).await?);
         if !bad.is_empty() {
             // Says everything that the first walk has found once more, and what the bad packs touch.
             self.findings = before;
-            let mut second = Walk::new(vault, &bad, log.quarantined_packs());
+            let mut second = Walk::new(vault, &bad, log.quarantined_packs()).await?;
             let missing_pieces = self.walk(&mut second, &points).await?;
             if self.findings.chunks_lost() > 0 {
                 missing_pieces

@@ -1,6 +1,6 @@
 //! Looking at packs, or reading them whole.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt, stream};
@@ -103,7 +103,7 @@ impl BadPacks {
 /// Looks whether packs are there at their size.
 pub(super) async fn look(
     vault: &Vault,
-    packs: BTreeSet<PackKey>,
+    packs: impl Iterator<Item = PackKey>,
     state: &mut VerifyProgress,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<BadPacks, ReadError> {
@@ -116,7 +116,7 @@ pub(super) async fn look(
 /// Reads packs and opens every chunk in them.
 pub(super) async fn read(
     vault: &Vault,
-    packs: BTreeSet<PackKey>,
+    packs: impl Iterator<Item = PackKey>,
     state: &mut VerifyProgress,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<BadPacks, ReadError> {

@@ -6,26 +6,24 @@ use std::ops::Range;
 use super::Touched;
 use super::damage::Findings;
 use super::packs::BadPacks;
+use super::walked::Walked;
 use crate::ids::ChunkId;
+use crate::index::PackSet;
 use crate::map::{FANOUT, Leaf, MAX_LEVEL, Node, Place, span_bytes};
 use crate::object::PackKey;
 use crate::point::{MapRoot, Point, PointDisk};
 use crate::read::{ChunkReader, ReadError};
 use crate::vault::Vault;
 
-/// Nodes below which all is well are remembered, so that what points share is walked once: 1 Mi of them take about 40 MiB.
-/// Beyond, shared parts are walked again, which costs time alone.
-pub(super) const CLEAN_LIMIT: usize = 1 << 20;
-
 /// One walk over many points.
 pub(super) struct Walk<'a> {
     reader: ChunkReader,
     bad: &'a BadPacks,
     quarantined: &'a HashSet<PackKey>,
-    needed: BTreeSet<PackKey>,
+    needed: PackSet,
     /// Of the needed ones those that are quarantined, or in which the walk met damage.
     doubtful: BTreeSet<PackKey>,
-    clean: HashSet<ChunkId>,
+    walked: Walked,
     chunks: u64,
 }
 
@@ -48,20 +46,24 @@ impl DiskWalk<'_> {
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(vault: &Vault, bad: &'a BadPacks, quarantined: &'a HashSet<PackKey>) -> Self {
-        Self {
+    pub(super) async fn new(
+        vault: &Vault,
+        bad: &'a BadPacks,
+        quarantined: &'a HashSet<PackKey>,
+    ) -> Result<Self, ReadError> {
+        Ok(Self {
             reader: vault.chunks(),
             bad,
             quarantined,
-            needed: BTreeSet::new(),
+            needed: PackSet::default(),
             doubtful: BTreeSet::new(),
-            clean: HashSet::new(),
+            walked: Walked::none(vault).await?,
             chunks: 0,
-        }
+        })
     }
 
     /// The packs that hold the best copy of some chunk, and those of them that must be read to know what they are worth.
-    pub(super) fn into_packs(self) -> (BTreeSet<PackKey>, BTreeSet<PackKey>) {
+    pub(super) fn into_packs(self) -> (PackSet, BTreeSet<PackKey>) {
         (self.needed, self.doubtful)
     }
 
@@ -100,7 +102,7 @@ impl<'a> Walk<'a> {
     async fn disk(&mut self, walk: DiskWalk<'_>, root: MapRoot, findings: &mut Findings) -> Result<(), ReadError> {
         enum Step {
             Enter { level: u8, index: u64, id: ChunkId },
-            Leave { id: ChunkId, found_before: u64 },
+            Leave { node: Option<u64>, found_before: u64 },
         }
         let mut found: u64 = 0;
         let mut steps = vec![Step::Enter {
@@ -110,15 +112,18 @@ impl<'a> Walk<'a> {
         }];
         while let Some(step) = steps.pop() {
             let (level, index, id) = match step {
-                Step::Leave { id, found_before } => {
-                    if found == found_before && self.clean.len() < CLEAN_LIMIT {
-                        self.clean.insert(id);
+                Step::Leave { node, found_before } => {
+                    if found == found_before {
+                        self.walked.set_well(node);
                     }
                     continue;
                 }
-                Step::Enter { id, .. } if self.clean.contains(&id) => continue,
                 Step::Enter { level, index, id } => (level, index, id),
             };
+            let node = self.walked.number(&id)?;
+            if self.walked.is_well(node) {
+                continue;
+            }
             let start = index * span_bytes(level);
             let span = start..start + span_bytes(level);
             let (_, error) = self.check(&[id]).await?.remove(0);
@@ -127,7 +132,7 @@ impl<'a> Walk<'a> {
                 None => self.reader.read_known(&id).await,
             };
             steps.push(Step::Leave {
-                id,
+                node,
                 found_before: found,
             });
             let node = match bytes {

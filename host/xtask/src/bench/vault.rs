@@ -13,7 +13,8 @@ pub const PARTS: [&str; 2] = ["memory", "sessions"];
 
 /// The largest takes about 12 GB of disk while it runs.
 const CHUNKS: [&str; 2] = ["5000000", "50000000"];
-const SESSIONS: [&str; 2] = ["1000", "100000"];
+/// Whole weeks, so that as much has happened since the last clean-up.
+const SESSIONS: [&str; 3] = ["1001", "10003", "100002"];
 
 pub fn run(workspace: &Workspace, part: &str, folder: &Path) -> Result<()> {
     let example = [

@@ -1,7 +1,7 @@
 //! A clock or a store that lies stops the clean-up with an error that says what contradicts what, and nothing is deleted.
 
 use super::*;
-use crate::gclog::{Appended, GcWhat};
+use crate::gclog::{self, Appended, GcWhat};
 use crate::object::ObjectType;
 use crate::read::ReadError;
 use crate::testing::{Fault, Request};

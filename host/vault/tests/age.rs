@@ -1,4 +1,4 @@
-//! What a start costs, in requests: it must not grow with the vault's age.
+//! What a start and a clean-up cost, in requests and in objects that listings show: it must not grow with the vault's age.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use coffre_vault::testing::synthetic::{self, Past};
 use coffre_vault::testing::{FaultStore, Request};
-use coffre_vault::{ChunkKind, Encoder, Encryption, InitOptions, OpenOptions, PointDraft, SessionPlan, Store, Vault};
+use coffre_vault::{
+    ChunkKind, CleanPlan, Encoder, Encryption, InitOptions, OpenOptions, PointDraft, SessionPlan, Store, Vault,
+};
 use jiff::{SignedDuration, Timestamp};
 
 const MACHINE: &str = "web01";
@@ -124,6 +126,43 @@ async fn a_start_costs_the_same_after_200_sessions_and_after_20_000() {
     assert!(total(&old.0) <= total(&young.0) + 14, "{:?}\n{:?}", young.0, old.0);
     assert_eq!(young.1, old.1, "a host that was there before");
     assert!(total(&old.1) < 100, "{:?}", old.1);
+}
+
+/// What cleaning up asks for: requests by kind and folder, and objects that were listed.
+async fn clean(store: &Arc<FaultStore>, cache: &Path) -> (Requests, usize) {
+    let vault = open(store, cache).await;
+    store.forget_seen();
+    let report = vault.clean(&CleanPlan::default(), &|_| {}).await.expect("it cleans");
+    assert!(report.checkpoint.is_some(), "{report:?}");
+    let mut requests = Requests::new();
+    for (request, name) in store.seen() {
+        let folder = name.split('/').next().unwrap_or_default();
+        *requests.entry(format!("{request:?} {folder}")).or_default() += 1;
+    }
+    (requests, store.listed())
+}
+
+#[tokio::test]
+async fn a_clean_up_costs_the_same_after_200_sessions_and_after_20_000() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut costs = Vec::new();
+    for sessions in [200, 20_000] {
+        let folder = folder.path().join(sessions.to_string());
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let store = aged(sessions, &folder).await;
+        // A new host, once it has opened the vault, and the next clean-up of the same one.
+        let mut first = clean(&store, &folder.join("host")).await;
+        let again = clean(&store, &folder.join("host")).await;
+        let looks = first.0.remove("Head gclog").unwrap_or_default();
+        costs.push((looks, (first, again)));
+    }
+    let ((young_looks, young), (old_looks, old)) = (&costs[0], &costs[1]);
+    assert_eq!(young, old);
+    // A new host finds the end of the clean-up log by doubling: seven times the doublings, twice each.
+    assert!(*old_looks <= young_looks + 14, "{young_looks} {old_looks}");
+    let ((requests, listed), _) = old;
+    assert!(requests.values().sum::<usize>() < 300, "{requests:?}");
+    assert!(*listed < 200, "{listed}");
 }
 
 #[tokio::test]
