@@ -199,5 +199,5 @@ fn a_server_that_takes_put_if_absent_and_overwrites_is_refused_when_a_vault_is_m
         refused.stderr
     );
     // Nothing that could be taken for a vault is left.
-    place.run(&["points"]).refused(1, &["main"]);
+    place.run(&["points"]).refused(CONFIG, &["nothing is there"]);
 }

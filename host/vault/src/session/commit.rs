@@ -240,7 +240,8 @@ async fn create_point(
             Err(StoreError::TooLarge { .. }) => return Err(CommitError::OtherPoint),
             Err(unread) => unread,
         };
-        if attempt == COMMIT_ATTEMPTS {
+        // A full disk stays full for longer than anybody waits here.
+        if attempt == COMMIT_ATTEMPTS || !why.may_help_to_try_again() {
             return Err(CommitError::Unknown(why));
         }
         tokio::time::sleep(pause).await;
