@@ -6,8 +6,8 @@ use crate::command;
 use crate::workspace::Workspace;
 
 const SECONDS: u32 = 60;
-/// The configuration's reader is a program of its own; all other targets are one.
-const CONFIG: &str = "config";
+/// Targets that are programs of their own; all others, the vault's, are one.
+const PROGRAMS: [&str; 2] = ["config", "manifest"];
 /// What one input may take: a chunk and its frame are the largest, and a leak shows soon.
 const MEMORY_MIB: u32 = 1024;
 
@@ -38,7 +38,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == target) {
             continue;
         }
-        let program = if target == CONFIG { CONFIG } else { "vault" };
+        let program = if PROGRAMS.contains(&target) { target } else { "vault" };
         let corpus = format!("corpus/{target}");
         let time = format!("-max_total_time={seconds}");
         let memory = format!("-rss_limit_mb={MEMORY_MIB}");
