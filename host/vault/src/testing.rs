@@ -25,6 +25,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+pub use crate::offload::InPlace;
 pub use dice::Dice;
 pub use mortal::{Death, MortalStore};
 pub use records::{open_object, write_log};

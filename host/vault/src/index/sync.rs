@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
+use crate::offload::offload;
 use super::packs::PackSet;
 use crate::gclog;
 use crate::object::{ObjectType, PackKey};
@@ -169,7 +169,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Inner) -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ReadError> {
     let inner = Arc::clone(vault);
-    let result = spawn_blocking(move || work(&inner)).await;
+    let result = offload(move || work(&inner)).await;
     let failed = |source| ReadError::Cache {
         folder: vault.index.folder().to_owned(),
         source,

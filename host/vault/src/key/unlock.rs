@@ -4,6 +4,7 @@
 //! slot counts only if its key is the one that the generation's record names. From there each record gives the key of the
 //! generation before.
 
+use crate::offload::offload;
 use super::{Credential, Generation, Slot, SlotContext, SlotError, VaultKey};
 use crate::ids::VaultId;
 use crate::key::generation::GenerationError;
@@ -186,7 +187,7 @@ pub(crate) async fn open_stored_slot(
     };
     // Argon2 takes its time, off the runtime.
     let (name, credential) = (name.to_owned(), credential.clone());
-    let opening = tokio::task::spawn_blocking(move || {
+    let opening = offload(move || {
         let slot = Slot::decode(&bytes)?;
         let context = SlotContext {
             vault,

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
+use crate::offload::offload;
 use super::live::LiveIds;
 use super::{Marked, Root};
 use crate::ids::ChunkId;
@@ -226,7 +227,7 @@ async fn read_range(
     let opened = match fetched {
         Ok(bytes) => {
             let opener = reader.clone();
-            tokio::task::spawn_blocking(move || open_range(&opener, level, &range, &bytes))
+            offload(move || open_range(&opener, level, &range, &bytes))
                 .await
                 .unwrap_or_else(|panicked| {
                     Err(ReadError::Damaged {

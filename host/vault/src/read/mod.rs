@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::offload::offload;
 use crate::ids::ChunkId;
 use crate::index::{self, Found};
 use crate::object::PackKey;
@@ -215,7 +216,7 @@ impl ChunkReader {
             return look_up(&self.vault, ids);
         }
         let (vault, ids) = (Arc::clone(&self.vault), ids.to_vec());
-        tokio::task::spawn_blocking(move || look_up(&vault, &ids))
+        offload(move || look_up(&vault, &ids))
             .await
             .unwrap_or_else(|panicked| {
                 let folder = self.vault.index.folder().to_owned();

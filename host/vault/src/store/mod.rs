@@ -21,6 +21,7 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use object_store::path::Path as ObjectPath;
+use crate::offload::offload;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 pub use config::{SecretText, StoreConfig, StoreOptions};
@@ -234,7 +235,7 @@ impl Store {
             return Ok(());
         };
         let path = folder.join(object);
-        let written = tokio::task::spawn_blocking(move || write_to_disk(&folder, &path)).await;
+        let written = offload(move || write_to_disk(&folder, &path)).await;
         let written = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         written.map_err(|source| StoreError::Failed {
             store: self.name.to_string(),

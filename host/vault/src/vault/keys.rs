@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use crate::offload::offload;
 use super::open::{OpenError, Proven, prove};
 use crate::ids::VaultId;
 use crate::key::{
@@ -375,7 +376,7 @@ pub(super) async fn create_slot(
     let name = hex::encode(random::<{ NAME_DIGITS / 2 }>());
     let (label, credential, slot_name) = (label.to_owned(), credential.clone(), name.clone());
     // Argon2 takes its time, off the runtime.
-    let made = tokio::task::spawn_blocking(move || {
+    let made = offload(move || {
         let context = SlotContext {
             vault: place.vault,
             generation: place.generation,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::offload::offload;
 use super::format::{FORMAT_LIMIT_BYTES, FORMAT_VERSION, Format, FormatError};
 use super::{Inner, Tuning};
 use crate::ids::VaultId;
@@ -99,7 +100,7 @@ pub(super) async fn open(
         Proven::Unencrypted { id, ring } | Proven::Encrypted { id, ring, .. } => (id, ring),
     };
     let folder = options.cache_folder.clone();
-    let index = tokio::task::spawn_blocking(move || LocalIndex::open(&folder, id))
+    let index = offload(move || LocalIndex::open(&folder, id))
         .await
         .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
         .map_err(|source| OpenError::Cache {

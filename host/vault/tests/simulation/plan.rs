@@ -9,6 +9,8 @@ use jiff::SignedDuration;
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// One seed in so many.
+const CROWDED: u64 = 3;
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -56,7 +58,7 @@ impl Plan {
             death: *dice.pick(&[0, 300, 100, 40]),
         };
         let skews = (0..hosts).map(|_| skew(&mut dice)).collect();
-        Self {
+        let mut plan = Self {
             weather,
             skews,
             store_skew: match dice.within(0..3) {
@@ -83,8 +85,46 @@ impl Plan {
             undelete_for: *dice.pick(&[Duration::ZERO, MINUTE, HOUR, 14 * DAY]),
             shared_blocks: dice.within(2..16),
             left_out,
-            dice: all,
+            dice: all.clone(),
+        };
+        // From dice of its own, so that the others stay as they are.
+        let mut dice = all.of("crowd");
+        if dice.once_in(CROWDED) {
+            plan.crowd(&mut dice);
         }
+        plan
+    }
+
+    /// Everybody wants the same few blocks, forgets soon and cleans up at once, and requests stall for about as long as
+    /// anything takes: so that what must not happen between two steps has every chance to.
+    fn crowd(&mut self, dice: &mut Dice) {
+        let (rest, stall) = *dice.pick(&[(MINUTE, 5 * MINUTE), (10 * MINUTE, HOUR), (2 * HOUR, 12 * HOUR)]);
+        self.weather = Weather {
+            stall: *dice.pick(&[40, 12]),
+            longest_stall: stall,
+            trouble: *dice.pick(&[0, 0, 300]),
+            lying_lists: *dice.pick(&[0, 0, 20]),
+            death: *dice.pick(&[0, 0, 300]),
+            ..self.weather
+        };
+        self.longest_rest = rest;
+        self.longest_pause = *dice.pick(&[rest / 100, rest / 5]);
+        self.longest_deadline = *dice.pick(&[MINUTE, DAY]);
+        self.minimum_age = Duration::ZERO;
+        self.undelete_for = Duration::ZERO;
+        self.shared_blocks = dice.within(2..5);
+        self.backups = dice.within(4..9);
+        self.cleans = dice.within(8..20);
+        self.fates = dice.within(8..20);
+    }
+
+    /// The vault's.
+    pub fn key(&self) -> [u8; 32] {
+        let mut dice = self.dice.of("key");
+        let mut key = [0; 32];
+        key.chunks_exact_mut(8)
+            .for_each(|part| part.copy_from_slice(&dice.number().to_le_bytes()));
+        key
     }
 
     /// Longer than anything that was sent by somebody who is dead can still be on its way.
