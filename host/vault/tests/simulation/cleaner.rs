@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::host::{Host, rest, until_death};
 use crate::ledger::Ledger;
+use crate::plan::Plan;
 use crate::writer::chain;
 
 /// Clean-ups of one cleaner in all.
@@ -40,7 +41,7 @@ pub async fn run(host: Arc<Host>, dice: Dice) {
                 Err(error) => {
                     host.ledger.count("cleans that stopped");
                     host.world.note(&host.name, format!("clean stopped: {}", chain(&error)));
-                    if is_alarm(&error) {
+                    if is_alarm(&error, &host.plan) {
                         host.ledger.wrong(format!("a clean-up finds damage: {}", chain(&error)));
                     }
                 }
@@ -77,12 +78,12 @@ pub fn count(ledger: &Ledger, report: &CleanReport) {
 }
 
 /// What a clean-up must never meet in a store that loses nothing.
-fn is_alarm(error: &CleanError) -> bool {
+fn is_alarm(error: &CleanError, plan: &Plan) -> bool {
     match error {
         CleanError::Gap { .. } | CleanError::PointVanished { .. } | CleanError::MachineVanished { .. } => true,
-        // A listing of the index that was cut short hides what only pieces of aborted sessions list. Whoever looks at
-        // everything finds out whether the chunk is lost.
-        CleanError::ChunkMissing(_) | CleanError::Read(ReadError::ChunkMissing(_)) => false,
+        // A listing of the index that was cut short hides where a chunk has moved to while the local copy still knows its old
+        // place. Where listings tell the truth, a chunk that is missing is lost.
+        CleanError::ChunkMissing(_) | CleanError::Read(ReadError::ChunkMissing(_)) => plan.weather.lying_lists == 0,
         CleanError::Read(error) => error.is_damage(),
         _ => false,
     }
