@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 
-use crate::offload::offload;
 use crate::index;
 use crate::object::PackKey;
+use crate::offload::offload;
 use crate::read::ReadError;
 use crate::vault::Inner;
 

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::offload::offload;
 use super::ripe::{Doomed, Move};
 use super::{CleanError, CleanProgress, CleanReport, CleanStage, DamagedChunk};
 use crate::ids::ChunkId;
 use crate::object::PackKey;
+use crate::offload::offload;
 use crate::pack::{ChunkKind, Decoder, Encoder};
 use crate::read::{ChunkReader, Location, PackRef, ReadError};
 use crate::session::{SessionWriter, WriteError};

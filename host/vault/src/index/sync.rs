@@ -14,10 +14,10 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
 
-use crate::offload::offload;
 use super::packs::PackSet;
 use crate::gclog;
 use crate::object::{ObjectType, PackKey};
+use crate::offload::offload;
 use crate::pack::{PackListing, decode_piece};
 use crate::read::ReadError;
 use crate::record::RECORD_LIMIT_BYTES;

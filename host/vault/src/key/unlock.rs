@@ -4,11 +4,11 @@
 //! slot counts only if its key is the one that the generation's record names. From there each record gives the key of the
 //! generation before.
 
-use crate::offload::offload;
 use super::{Credential, Generation, Slot, SlotContext, SlotError, VaultKey};
 use crate::ids::VaultId;
 use crate::key::generation::GenerationError;
 use crate::object;
+use crate::offload::offload;
 use crate::read::ReadError;
 use crate::register::read_dense;
 use crate::store::{Store, StoreError};

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
-use crate::offload::offload;
 use super::live::LiveIds;
 use super::{Marked, Root};
 use crate::ids::ChunkId;
 use crate::index;
 use crate::map::{FANOUT, Leaf, MAX_LEVEL, MapRoot, Node, NodeError, Place};
+use crate::offload::offload;
 use crate::pack::Decoder;
 use crate::read::{self, ChunkReader, Location, ReadError};
 use crate::vault::Inner;

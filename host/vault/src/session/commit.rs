@@ -8,13 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::offload::offload;
 use super::CommitError;
 use super::writer::{SessionWriter, Shared};
 use crate::gclog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
 use crate::object::{self, ObjectType, PackKey};
+use crate::offload::offload;
 use crate::point::{Point, PointDraft, Written};
 use crate::read::{ReadError, pack_listing};
 use crate::record::RECORD_LIMIT_BYTES;

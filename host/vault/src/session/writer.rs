@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use crate::offload::offload;
 use super::{Claim, PutReport, WriteError, WriteStats};
 use crate::gclog::GcLog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber};
 use crate::index::{Found, PackSet};
 use crate::object::{ObjectType, PackKey};
+use crate::offload::offload;
 use crate::pack::{
     Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, encode_piece,
 };

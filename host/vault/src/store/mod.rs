@@ -16,12 +16,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::offload::offload;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use object_store::path::Path as ObjectPath;
-use crate::offload::offload;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 pub use config::{SecretText, StoreConfig, StoreOptions};

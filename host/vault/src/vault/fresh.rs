@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
-use crate::offload::offload;
 use super::{Inner, Vault};
 use crate::index::LocalIndex;
+use crate::offload::offload;
 use crate::read::{ReadError, ReaderState};
 
 const PREFIX: &str = "fresh-";

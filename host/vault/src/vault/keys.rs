@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::offload::offload;
 use super::open::{OpenError, Proven, prove};
 use crate::ids::VaultId;
 use crate::key::{
@@ -14,6 +13,7 @@ use crate::key::{
     generation_exists, list_slots, open_stored_slot, random,
 };
 use crate::object;
+use crate::offload::offload;
 use crate::store::{Store, StoreError};
 
 /// Longer is no label but a mistake.

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::offload::offload;
 use super::format::{FORMAT_LIMIT_BYTES, FORMAT_VERSION, Format, FormatError};
 use super::{Inner, Tuning};
 use crate::ids::VaultId;
 use crate::index::LocalIndex;
 use crate::key::{Cipher, Credential, KeyError, KeyRing, UnlockError, Unlocked, unlock};
 use crate::object;
+use crate::offload::offload;
 use crate::pack::PackPool;
 use crate::read::ReaderState;
 use crate::store::{Store, StoreError};

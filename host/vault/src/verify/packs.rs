@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt, stream};
 
-use crate::offload::offload;
 use super::VerifyProgress;
 use super::damage::Findings;
 use crate::gclog::Broken;
 use crate::ids::ChunkId;
 use crate::object::PackKey;
+use crate::offload::offload;
 use crate::pack::{PACK_LIMIT_BYTES, PackDamage, check_chunks, read_pack};
 use crate::read::ReadError;
 use crate::store::StoreError;

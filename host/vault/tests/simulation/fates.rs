@@ -68,7 +68,9 @@ pub async fn forget(host: &Host, vault: &Vault, point: PointName) {
 }
 
 async fn undelete(host: &Host, vault: &Vault, point: PointName) {
-    let Some(before) = host.ledger.before(point) else { return };
+    let Some(before) = host.ledger.before(point) else {
+        return;
+    };
     match vault.undelete(point.0, point.1).await {
         Ok(_) => {
             host.ledger.count("points wanted back");
@@ -87,7 +89,9 @@ async fn undelete(host: &Host, vault: &Vault, point: PointName) {
 }
 
 async fn pin(host: &Host, vault: &Vault, point: PointName) {
-    let Some(before) = host.ledger.before(point) else { return };
+    let Some(before) = host.ledger.before(point) else {
+        return;
+    };
     if vault.pin(point.0, point.1, Some("wanted")).await.is_ok() {
         host.ledger.count("points pinned");
         host.ledger.pinned(point, before);

@@ -115,7 +115,10 @@ fn fail(seed: u64, rule: Option<LeftOut>, wrong: &str, story: &str) -> ! {
 fn every_acknowledged_point_restores_whatever_happens() {
     let seeds = Seeds::of_environment(SHORT);
     let done = seeds.run();
-    tell(&format!("simulation: {done} seeds from {} on, all of them well", seeds.first));
+    tell(&format!(
+        "simulation: {done} seeds from {} on, all of them well",
+        seeds.first
+    ));
     assert!(done >= FEWEST_SEEDS.min(seeds.count), "{done} seeds show nothing");
 }
 
@@ -135,11 +138,7 @@ fn the_same_seed_gives_the_same_story() {
                 let lines = story.lines().skip(at.unwrap_or_default().saturating_sub(5)).take(10);
                 lines.collect::<Vec<_>>().join("\n")
             };
-            panic!(
-                "seed {seed} tells two stories\n{}\n\n{}",
-                around(&once),
-                around(&again)
-            );
+            panic!("seed {seed} tells two stories\n{}\n\n{}", around(&once), around(&again));
         }
         done += 1;
     }

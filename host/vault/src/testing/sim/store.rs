@@ -180,7 +180,11 @@ impl Life {
 
 /// Slots have random names. What happens, and what is told of it, shall not depend on them.
 fn named(object: &str) -> &str {
-    if object.starts_with("keys/") { "a key slot" } else { object }
+    if object.starts_with("keys/") {
+        "a key slot"
+    } else {
+        object
+    }
 }
 
 fn short(error: &Error) -> &'static str {
