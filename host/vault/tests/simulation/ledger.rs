@@ -47,12 +47,22 @@ pub struct Before {
     unpinned: u32,
 }
 
+/// Which other clean-ups there were when one began.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside {
+    others: u64,
+    begun: u64,
+}
+
 #[derive(Default)]
 struct State {
     points: BTreeMap<PointName, Entry>,
     wrong: Option<String>,
     counts: BTreeMap<&'static str, u64>,
     writers: u64,
+    /// Clean-ups that are at work, or died at it: what they sent may arrive at any time.
+    cleaning: u64,
+    cleans_begun: u64,
 }
 
 pub struct Ledger {
@@ -102,6 +112,25 @@ impl Ledger {
 
     pub fn somebody_writes(&self) -> bool {
         self.state.lock().writers > 0
+    }
+
+    /// Before a clean-up.
+    pub fn clean_begins(&self) -> Beside {
+        let mut state = self.state.lock();
+        let beside = Beside {
+            others: state.cleaning,
+            begun: state.cleans_begun,
+        };
+        state.cleaning += 1;
+        state.cleans_begun += 1;
+        beside
+    }
+
+    /// After one that did not die. Says whether it was the only one all the while.
+    pub fn clean_ends(&self, beside: Beside) -> bool {
+        let mut state = self.state.lock();
+        state.cleaning -= 1;
+        beside.others == 0 && state.cleans_begun == beside.begun + 1
     }
 
     pub fn points(&self) -> Vec<(PointName, Entry)> {

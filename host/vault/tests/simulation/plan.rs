@@ -119,7 +119,8 @@ impl Plan {
         self.clocks_jump = false;
         self.longest_rest = rest;
         self.longest_pause = *dice.pick(&[rest / 100, rest / 5]);
-        self.longest_deadline = *dice.pick(&[MINUTE, DAY]);
+        self.longest_deadline = *dice.pick(&[MINUTE, DAY, DAY]);
+        self.writers_stall = dice.within(0..3) > 0;
         self.minimum_age = Duration::ZERO;
         self.undelete_for = Duration::ZERO;
         self.places = Places::Few;
