@@ -198,9 +198,12 @@ async fn see(
         });
     };
     let marked = mark(vault, &survey.roots(), &tell).await?;
-    let listed = marked.packs().map_err(CleanError::Cache)?;
-    let named = listed.into_iter().chain(log.condemned()).chain(log.quarantined());
-    let missing = packs.missing(vault, named).await?;
+    let mut named = marked.packs().map_err(CleanError::Cache)?;
+    named.extend(log.condemned().chain(log.quarantined()));
+    // In order and each once.
+    named.sort_unstable();
+    named.dedup();
+    let missing = packs.missing(vault, named.into_iter()).await?;
     everything_live_is_somewhere(&marked, &missing)?;
     let forbids = |pack: &PackKey| log.forbids(pack) || missing.contains(pack);
     let uses = marked.pack_uses(&forbids).map_err(CleanError::Cache)?;
@@ -301,7 +304,7 @@ async fn decide(vault: &Arc<Inner>, plan: &CleanPlan, now: Timestamp, seen: &See
     let away = doomed.packs.union(&seen.missing).copied().collect();
     let replaced = seen.log.replaced().collect();
     let relied = doomed.relied.keys().copied();
-    let relisting = pieces::plan(vault, &seen.survey, &in_use, &away, &replaced, relied).await?;
+    let relisting = pieces::plan(vault, &seen.survey, &in_use, &seen.packs, away, &replaced, relied).await?;
     Ok(Decided {
         doomed,
         relisting,

@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::condemn::InUse;
 use super::inventory::{self, Listed};
+use super::packs::Packs;
 use super::{CleanError, CleanProgress, CleanReport, CleanStage};
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index::read_piece;
@@ -104,18 +105,25 @@ fn standing(survey: &Survey, in_use: &InUse, machine: MachineNumber, session: Se
 /// Decides which pieces go and what must be listed anew. `away` are the packs that go or are gone, `relied` those whose copies
 /// let others go: they must be findable by more than a listing of the store.
 ///
+/// A pack that a piece lists and that is not there goes from the index: a session that was fenced long ago may have woken up and
+/// listed what is gone, and the log no longer says so. Whoever relied on it would find that out at his commit.
+///
 /// All that stays of a piece is listed anew, also where another piece lists it as well: an earlier clean-up that was stalled
 /// may be about to delete that one, relying on this. `replaced` are pieces that the checkpoint calls replaced already.
 pub(super) async fn plan(
     vault: &Arc<Inner>,
     survey: &Survey,
     in_use: &InUse,
-    away: &BTreeSet<PackKey>,
+    packs: &Packs,
+    mut away: BTreeSet<PackKey>,
     replaced: &BTreeSet<PackKey>,
     relied: impl Iterator<Item = PackKey>,
 ) -> Result<Relisting, CleanError> {
     let mut planned = Relisting::default();
     let pieces = read_all(vault, survey, in_use).await?;
+    let decided = pieces.iter().filter(|piece| piece.standing != Standing::Undecided);
+    let named: BTreeSet<PackKey> = decided.flat_map(|piece| &piece.packs).copied().collect();
+    away.extend(packs.not_there(vault, named.difference(&away).copied()).await?);
     let of_cleaners = pieces
         .iter()
         .map(|piece| piece.key)

@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 use super::packs::PackSet;
 use crate::gclog;
 use crate::object::{ObjectType, PackKey};
+use crate::offload::offload;
 use crate::pack::{PackListing, decode_piece};
 use crate::read::ReadError;
 use crate::record::RECORD_LIMIT_BYTES;
@@ -221,7 +222,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Inner) -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ReadError> {
     let inner = Arc::clone(vault);
-    let result = spawn_blocking(move || work(&inner)).await;
+    let result = offload(move || work(&inner)).await;
     let failed = |source| ReadError::Cache {
         folder: vault.index.folder().to_owned(),
         source,

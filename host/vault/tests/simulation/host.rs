@@ -114,15 +114,19 @@ pub async fn open(
         expect_id: None,
         allow_unencrypted: false,
     };
-    let tuning = Tuning {
+    let place = Store::over(Arc::clone(store) as Arc<_>, "");
+    Vault::open_tuned(place, Some(credential()), options, tuning(clock, plan)).await
+}
+
+pub fn tuning(clock: Arc<dyn Clock>, plan: &Plan) -> Tuning {
+    Tuning {
         clock,
         pack_target_bytes: Some(PACK_TARGET_BYTES),
         packs_alive: PACKS_ALIVE,
         packs_per_piece: PACKS_PER_PIECE,
+        known_key: Some(plan.key()),
         left_out: plan.left_out,
-    };
-    let place = Store::over(Arc::clone(store) as Arc<_>, "");
-    Vault::open_tuned(place, Some(credential()), options, tuning).await
+    }
 }
 
 pub fn credential() -> Credential {

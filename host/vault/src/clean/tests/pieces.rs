@@ -1,8 +1,10 @@
 //! The pieces of the index: few whatever the vault's age, and findable by number whatever a listing leaves out.
 
 use super::*;
+use crate::index;
 use crate::session::CommitError;
 use crate::testing::{Fault, Request};
+use crate::verify::{ReadData, VerifyPlan};
 
 #[tokio::test]
 async fn small_pieces_are_merged_so_that_their_number_does_not_grow() {
@@ -141,4 +143,45 @@ async fn a_resumed_job_finds_what_it_has_sent_although_a_clean_up_replaced_its_p
     assert_eq!(rig.assert_restores().await, 2);
     rig.store.heal();
     settle(&rig, &vault).await;
+}
+
+/// What arrives when all that it lists is gone and forgotten: the piece of a session that was fenced long ago.
+#[tokio::test]
+async fn a_late_piece_that_lists_what_is_gone_is_no_damage_and_leaves_the_index() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    rig.back_up(&vault, "web01", &(0..20).collect::<Vec<_>>()).await;
+    let seeds: Vec<u32> = (100..110).collect();
+    let point = rig.back_up(&vault, "web01", &seeds).await;
+    let folder = format!("index/{}/{}", point.machine_number.key(), point.number.key());
+    let mut late = Vec::new();
+    for piece in rig.store.names(&folder).await {
+        late.push((piece.clone(), rig.store.bytes(&piece).await));
+    }
+    assert!(!late.is_empty());
+    rig.forget(&vault, &point).await;
+    settle(&rig, &vault).await;
+    rig.back_up(&vault, "web01", &seeds).await;
+    for (piece, bytes) in &late {
+        rig.store.replace(piece, bytes.clone()).await;
+    }
+
+    // Everything is somewhere, and nobody misses the rest.
+    let plan = VerifyPlan {
+        read: ReadData::All,
+        ..VerifyPlan::default()
+    };
+    let report = rig.host().await.verify(plan, &|_| {}).await.unwrap();
+    assert_eq!(report.damage, Vec::new());
+    rig.clean(&vault).await;
+    assert_eq!(rig.store.names(&folder).await, Vec::<String>::new());
+    let host = rig.host().await;
+    index::sync(&host.inner).await.unwrap();
+    let gone = |pack: &PackKey| (pack.machine, pack.session) == (point.machine_number, point.number);
+    for seed in seeds {
+        let places = host.inner.index.candidates(&host.hasher().id(&content(seed))).unwrap();
+        assert!(places.iter().all(|found| !gone(&found.pack)), "{places:?}");
+        assert!(!places.is_empty());
+    }
+    assert_eq!(rig.assert_restores().await, 2);
 }
