@@ -12,10 +12,8 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::spawn_blocking;
+use tokio::sync::Semaphore;
 
 use super::packs::PackSet;
 use crate::gclog;
@@ -131,65 +129,32 @@ pub(crate) async fn load_counted(vault: &Arc<Inner>) -> Result<(), ReadError> {
     blocking(vault, |vault| vault.index.write_down()).await
 }
 
-/// A piece on its way into the index, with its part of the room that there is for them.
-struct Fetched {
-    piece: PackKey,
-    bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
-}
-
 async fn fetch(vault: &Arc<Inner>, wanted: Vec<(PackKey, u32)>) -> Result<Vec<ReadError>, ReadError> {
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let room = Arc::new(Semaphore::new(FETCHED_KIB_AT_ONCE as usize));
-    let (sender, receiver) = mpsc::channel(1);
-    let taker = Arc::clone(vault);
-    let taken = blocking(vault, move |_| take_in(&taker, receiver));
-    let sent = async move {
-        let mut fetched = stream::iter(wanted)
-            .map(|(piece, kib)| {
-                let room = Arc::clone(&room);
-                async move {
-                    let room = room.acquire_many_owned(kib).await.ok();
-                    let bytes = vault.store.get(&piece.index_object(), RECORD_LIMIT_BYTES).await;
-                    (piece, bytes, room)
-                }
-            })
-            .buffer_unordered(FETCHED_AT_ONCE);
-        while let Some((piece, bytes, _room)) = fetched.next().await {
-            // Listed and gone again: cleaned up.
-            let Some(bytes) = bytes? else { continue };
-            if sender.send(Fetched { piece, bytes, _room }).await.is_err() {
-                // Whoever takes them in has failed, and says why.
-                break;
+    let mut unreadable = Vec::new();
+    let room = Semaphore::new(FETCHED_KIB_AT_ONCE as usize);
+    let room = &room;
+    let mut fetched = stream::iter(wanted)
+        .map(|(piece, kib)| async move {
+            let room = room.acquire_many(kib).await;
+            let bytes = vault.store.get(&piece.index_object(), RECORD_LIMIT_BYTES).await;
+            (piece, bytes, room)
+        })
+        .buffer_unordered(FETCHED_AT_ONCE);
+    while let Some((piece, bytes, _room)) = fetched.next().await {
+        // Listed and gone again: cleaned up.
+        let Some(bytes) = bytes? else { continue };
+        // One is opened at a time: that is what takes memory.
+        let taken = blocking(vault, move |vault| match open_piece(vault, piece, &bytes) {
+            Ok(listings) => vault.index.add_piece(piece, &listings).map(|()| None),
+            Err(damage) => Ok(Some(damage)),
+        });
+        if let Some(damage) = taken.await? {
+            let error = vault.records().settle(damage).await;
+            if matches!(error, ReadError::Store(_)) {
+                return Err(error);
             }
-        }
-        Ok::<_, ReadError>(())
-    };
-    let (sent, taken) = futures::join!(sent, taken);
-    let refused = taken?;
-    sent?;
-    let mut unreadable = Vec::new();
-    for (piece, error) in refused {
-        let error = vault.records().settle(error).await;
-        if matches!(error, ReadError::Store(_)) {
-            return Err(error);
-        }
-        tracing::warn!(%piece, %error, "a piece of the index cannot be read");
-        unreadable.push(error);
-    }
-    Ok(unreadable)
-}
-
-/// Opens pieces and takes them in, all on one thread: what many threads allocate and free in turn, an allocator with a heap
-/// for each of them keeps many times. Gives those that could not be read.
-fn take_in(vault: &Inner, mut pieces: mpsc::Receiver<Fetched>) -> std::io::Result<Vec<(PackKey, ReadError)>> {
-    let mut unreadable = Vec::new();
-    while let Some(Fetched { piece, bytes, _room }) = pieces.blocking_recv() {
-        match open_piece(vault, piece, &bytes) {
-            Ok(listings) => vault.index.add_piece(piece, &listings)?,
-            Err(error) => unreadable.push((piece, error)),
+            tracing::warn!(%piece, %error, "a piece of the index cannot be read");
+            unreadable.push(error);
         }
     }
     Ok(unreadable)

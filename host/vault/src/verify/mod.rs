@@ -19,6 +19,7 @@ pub(crate) mod tests;
 mod walk;
 mod walked;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
@@ -195,7 +196,7 @@ pub(crate) async fn damaged_points(
     index::load_counted(&vault.inner).await?;
     // What lies in these is read to know whether it is whole.
     let quarantined = BadPacks::doubted(log.quarantined());
-    let mut walk = Walk::new(vault, &quarantined, log.quarantined_packs());
+    let mut walk = Walk::new(vault, &quarantined, log.quarantined_packs()).await?;
     let mut findings = Findings::default();
     let mut decisions = pin!(log.stream_decisions(records, machine));
     while let Some((_, decision)) = decisions.try_next().await? {
