@@ -196,7 +196,7 @@ async fn pay_hooks(run: &mut Run<'_>, job: &str, disks: &[DiskId], outcome: Snap
 async fn settled_in_vault(run: &mut Run<'_>, owed: OwedSession, has_commit_file: bool) -> Result<bool, JobError> {
     let vault = &run.deps.vault;
     let file = run.journal.commit_file(owed.session);
-    let there = vault.point(owed.machine, owed.session).await;
+    let there = vault.settled_point(owed.machine, owed.session).await;
     let answer = match there.map_err(JobError::Read)? {
         Some(point) => Ok(point),
         None if owed.committing && has_commit_file => vault.commit_again(owed.machine, owed.session, &file).await,

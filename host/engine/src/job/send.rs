@@ -261,9 +261,9 @@ pub(super) async fn commit(
     let point = draft(run, taken, &sent.results, sent.attachments);
     let mut answer = session.writer.commit(point, &file).await;
     let mut attempt = 1;
-    while let Err(error @ CommitError::Unknown { .. }) = &answer {
+    while let Err(error @ CommitError::Unknown(why)) = &answer {
         tracing::warn!(job = run.id, error = %Chain(error), attempt, "the answer to the commit was lost");
-        if attempt == COMMIT_ATTEMPTS {
+        if attempt == COMMIT_ATTEMPTS || !why.may_help_to_try_again() {
             break;
         }
         attempt += 1;

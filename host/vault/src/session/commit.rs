@@ -1,5 +1,6 @@
 //! The commit: one atomic create, and every answer that a store can give to it.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::point::{Point, PointDraft, Written};
 use crate::read::{ReadError, pack_listing};
 use crate::record::RECORD_LIMIT_BYTES;
 use crate::register::{self, PointRecord};
-use crate::store::{Cause, StoreError};
+use crate::store::StoreError;
 use crate::vault::Inner;
 
 /// Looks for packs at once, in step 6.
@@ -35,6 +36,7 @@ impl SessionWriter {
         shared.flush().await?;
         self.list_what_nobody_counts().await?;
         check_packs(shared).await?;
+        settle_what_nobody_vouches_for(shared).await?;
         let vault = &shared.vault;
         let (packs, _, index_pieces) = shared.needed();
         let point = Point {
@@ -179,6 +181,33 @@ async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
     })
 }
 
+/// What a session has left that died may be seen in a local vault and be lost with the power ([`Store::settle`]). A point's
+/// acknowledgement vouches for the packs of its own session; this point vouches for those of sessions that have none.
+///
+/// [`Store::settle`]: crate::store::Store::settle
+async fn settle_what_nobody_vouches_for(shared: &Arc<Shared>) -> Result<(), CommitError> {
+    let vault = &shared.vault;
+    if !vault.store.is_a_folder() {
+        return Ok(());
+    }
+    let (_, used, _) = shared.needed();
+    let mut sessions: BTreeMap<(MachineNumber, SessionNumber), Vec<PackKey>> = BTreeMap::new();
+    for pack in used.into_keys() {
+        sessions.entry((pack.machine, pack.session)).or_default().push(pack);
+    }
+    for ((machine, session), packs) in sessions {
+        let record = register::point_record(vault.records(), machine, session).await?;
+        if matches!(record, Some(PointRecord::Commit { .. })) {
+            continue;
+        }
+        for pack in packs {
+            let settled = vault.store.settle(&pack.object()).await;
+            settled.map_err(|source| CommitError::Check { source })?;
+        }
+    }
+    Ok(())
+}
+
 /// Step 7. Only what is read decides; the answer to a create only says when to read.
 async fn create_point(
     vault: &Arc<Inner>,
@@ -188,8 +217,8 @@ async fn create_point(
 ) -> Result<(), CommitError> {
     let object = object::point(machine, number);
     let mut pause: Duration = vault.store.first_pause();
-    let mut last = None;
-    for attempt in 1..=COMMIT_ATTEMPTS {
+    let mut attempt = 1;
+    loop {
         let error = match vault.store.create_once(&object, bytes.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) => vault.store.create_failed(&object, error),
@@ -200,24 +229,25 @@ async fn create_point(
             attempt,
             "the commit was answered with an error; reading what is there"
         );
-        match vault.store.get(&object, RECORD_LIMIT_BYTES).await {
+        let why = match vault.store.get(&object, RECORD_LIMIT_BYTES).await {
             Ok(Some(found)) if found == bytes => match vault.store.settle(&object).await {
                 Ok(()) => return Ok(()),
-                Err(error) => last = Some(error),
+                Err(unsettled) => unsettled,
             },
             Ok(Some(found)) => return Err(whose(vault, machine, number, &found)),
             // Nothing is there: the same bytes again.
-            Ok(None) => last = Some(error),
+            Ok(None) => error,
             Err(StoreError::TooLarge { .. }) => return Err(CommitError::OtherPoint),
-            Err(unread) => last = Some(unread),
+            Err(unread) => unread,
+        };
+        // A full disk stays full for longer than anybody waits here.
+        if attempt == COMMIT_ATTEMPTS || !why.may_help_to_try_again() {
+            return Err(CommitError::Unknown(why));
         }
-        if attempt < COMMIT_ATTEMPTS {
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+        attempt += 1;
     }
-    let source = last.map_or_else(|| Cause::text("nothing was tried"), |error| Cause::of(&error));
-    Err(CommitError::Unknown(source))
 }
 
 /// What stands where our point should.

@@ -28,7 +28,7 @@ use crate::pack::PackListing;
 use crate::point::Fate;
 use crate::read::ReadError;
 use crate::register::{self, PointRecord, Session};
-use crate::store::{Cause, StoreError};
+use crate::store::StoreError;
 use crate::vault::{Inner, LeftOut};
 
 pub(crate) use commit::commit_again;
@@ -107,7 +107,7 @@ pub enum CommitError {
     OtherPoint,
     /// Neither yes nor no. The very same bytes may be sent again later.
     #[error("whether the point is in the vault cannot be known")]
-    Unknown(#[source] Cause),
+    Unknown(#[source] StoreError),
     #[error("the commit cannot be read")]
     Read(#[from] ReadError),
 }
@@ -258,7 +258,11 @@ pub(crate) async fn abort(
     match vault.records().create(ObjectType::Point, &object, &record).await {
         Ok(()) => Ok(()),
         Err(StoreError::Taken { .. }) => match register::point_record(vault.records(), machine, number).await? {
-            Some(PointRecord::Commit { .. }) => Err(CommitError::IsCommitted(number)),
+            Some(PointRecord::Commit { .. }) => {
+                let settled = vault.store.settle(&object).await;
+                settled.map_err(|source| CommitError::Read(ReadError::Store(source)))?;
+                Err(CommitError::IsCommitted(number))
+            }
             Some(PointRecord::Abort { .. }) | None => Ok(()),
         },
         Err(source) => Err(CommitError::Read(ReadError::Store(source))),

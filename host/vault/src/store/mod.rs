@@ -244,6 +244,11 @@ impl Store {
         })
     }
 
+    /// Whether something that is there may still be lost with the power.
+    pub(crate) fn is_a_folder(&self) -> bool {
+        self.folder.is_some()
+    }
+
     /// One conditional put as the store answers it, for the probe at creation and for the commit, which decide themselves.
     pub(crate) async fn create_once(&self, object: &str, bytes: Bytes) -> object_store::Result<()> {
         let options = PutOptions {

@@ -276,6 +276,20 @@ impl Vault {
         }
     }
 
+    /// One committed point, for whoever will count on it without having seen its acknowledgement: in a local vault a commit
+    /// that is found may still be lost with the power, so it is written to disk first.
+    pub async fn settled_point(
+        &self,
+        machine: MachineNumber,
+        number: SessionNumber,
+    ) -> Result<Option<Point>, ReadError> {
+        let point = self.point(machine, number).await?;
+        if point.is_some() {
+            self.inner.store.settle(&crate::object::point(machine, number)).await?;
+        }
+        Ok(point)
+    }
+
     /// Marks a point to go. It stays restorable, and one [`Vault::undelete`] away from being kept, until a clean-up purges it
     /// some days later. A pinned point is refused.
     pub async fn forget(
