@@ -6,7 +6,10 @@
 pub mod disk;
 pub mod mount;
 pub mod place;
+pub mod preload;
+pub mod proxy;
 pub mod servers;
+pub mod strike;
 
-pub use place::{Place, Ran};
+pub use place::{Door, Place, Ran};
 pub use servers::VaultKind;

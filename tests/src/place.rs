@@ -8,7 +8,10 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::preload::Preload;
+use crate::proxy::Proxy;
 use crate::servers::VaultKind;
+use crate::strike::{Strike, Struck};
 
 /// One test's folder: configuration, state, cache, images, and the vault if it is a local one.
 pub struct Place {
@@ -24,6 +27,22 @@ pub struct Ran {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
+}
+
+/// Between the program and its store.
+pub enum Door {
+    Folder(Preload),
+    Server(Proxy),
+}
+
+impl Door {
+    /// Runs the program and strikes; on a folder once at most.
+    pub fn run(&self, command: Command, strikes: &[Strike]) -> Struck {
+        match self {
+            Self::Folder(preload) => preload.run(command, strikes),
+            Self::Server(proxy) => proxy.run(command, strikes),
+        }
+    }
 }
 
 impl Place {
@@ -82,6 +101,26 @@ impl Place {
         assert!(self.vault.contains(from), "`{from}` is not in:\n{}", self.vault);
         self.vault = self.vault.replace(from, to);
         self.write_config();
+    }
+
+    /// From now on the program reaches its vault through a door that can strike it. Not for TLS.
+    pub fn behind_door(&mut self) -> Door {
+        let word = |key: &str| {
+            let line = self
+                .vault
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{key} = \"")));
+            line.map(|line| line.trim_end_matches('"').to_owned())
+        };
+        let url = word("url").expect("every vault has an address");
+        if let Some(folder) = url.strip_prefix("file://") {
+            return Door::Folder(Preload::before(Path::new(folder)));
+        }
+        let endpoint = word("endpoint").expect("servers of tests have one");
+        let (_, prefix) = url.split_once("://").expect("a URL");
+        let proxy = Proxy::before(&endpoint, prefix);
+        self.change_vault(&endpoint, &proxy.url());
+        Door::Server(proxy)
     }
 
     /// A file that only its owner may read, as secrets are.
@@ -147,6 +186,8 @@ impl Place {
             .current_dir(self.folder.path())
             .env("TEST_KEY_ID", "test")
             .env("TEST_SECRET", "test-secret")
+            // The only credentials that this server has.
+            .env("TEST_S3RVER", "S3RVER")
             .env_remove("RUST_LOG")
             .stdin(Stdio::null());
         command

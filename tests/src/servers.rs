@@ -59,6 +59,18 @@ pub fn s3_for_roles(locked: bool) -> String {
     )
 }
 
+/// The lines of a `[vault.NAME]` table on a server that takes put-if-absent and overwrites.
+#[track_caller]
+pub fn s3_that_overwrites() -> String {
+    format!(
+        "url = \"s3://{BUCKET}/{}\"\nendpoint = \"{}\"\nregion = \"us-east-1\"\nallow-http = true\n\
+         access-key-id = {{ env = \"TEST_S3RVER\" }}\nsecret-access-key = {{ env = \"TEST_S3RVER\" }}\n\
+         key = {{ file = \"main.key\" }}\n",
+        prefix(),
+        address("COFFRE_TEST_S3_OVERWRITING")
+    )
+}
+
 /// The same on Azure Blob, with a shared access signature in `role.sas`.
 #[track_caller]
 pub fn azure_for_roles() -> String {

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use coffre_tests::disk::{sparse, write_noise};
 use coffre_tests::place::target_folder;
+use coffre_tests::servers::s3_that_overwrites;
 use coffre_tests::{Place, VaultKind};
 
 const MIB: u64 = 1 << 20;
@@ -185,4 +186,18 @@ fn a_vault_of_a_newer_format_is_refused() {
     assert!(text.starts_with("COFFRE-VAULT 1\n"), "{text}");
     fs::write(&file, text.replacen("VAULT 1", "VAULT 9", 1)).unwrap();
     place.run(&["points", "web01"]).refused(1, &["newer", "9"]);
+}
+
+#[test]
+fn a_server_that_takes_put_if_absent_and_overwrites_is_refused_when_a_vault_is_made() {
+    let place = Place::with_vault(&s3_that_overwrites());
+    let init = ["init", "main", "--recovery-key-file", "recovery.key"];
+    let refused = place.run(&init).refused(1, &["ignores put-if-absent", "If-None-Match"]);
+    assert!(
+        refused.stderr.contains("it took a second create of one object"),
+        "{}",
+        refused.stderr
+    );
+    // Nothing that could be taken for a vault is left.
+    place.run(&["points"]).refused(CONFIG, &["nothing is there"]);
 }

@@ -1,4 +1,5 @@
-//! Running full: the vault's file system at many points of a backup, and the file system of state and cache.
+//! Running full: the vault's file system at many points of a backup and at every single write, and the file system of state
+//! and cache.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -6,7 +7,10 @@ use std::path::Path;
 
 use coffre_tests::disk::{assert_same, sparse, write_noise};
 use coffre_tests::mount::Scratch;
+use coffre_tests::strike::{Blow, Operation, each};
 use coffre_tests::{Place, VaultKind};
+
+use crate::machine::{CLEAN, Machine, assert_done};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -98,4 +102,58 @@ fn a_full_disk_below_state_and_cache_fails_with_a_hint_and_harms_no_point() {
     place.run(&["verify", "main", "--read-data"]).expect(0);
     let restored = place.restore(&format!("web01@{}", second["point"]));
     assert_same(&image, &restored.join("root.img"));
+}
+
+/// What takes room on a disk.
+fn full(operation: &Operation) -> &'static [Blow] {
+    const ENOSPC: i32 = 28;
+    match operation.verb.as_str() {
+        "create" | "write" | "link" | "mkdir" => &[Blow::Fail(ENOSPC)],
+        _ => &[],
+    }
+}
+
+#[test]
+fn a_vault_that_is_full_from_any_write_on_keeps_what_it_has_and_goes_on_when_there_is_room() {
+    let told = ["No space left on device", "make room on the vault's file system"];
+    let mut machine = Machine::new(VaultKind::Folder);
+    let mut backup = Vec::new();
+    for _ in 0..3 {
+        machine.change();
+        backup = machine.run(&["backup", "web01"], &[]).operations;
+    }
+    let strikes = each(&backup, full);
+    assert!(strikes.len() >= 15, "{strikes:?}");
+    for strike in &strikes {
+        machine.change();
+        let before = machine.points().len();
+        let struck = machine.run(&["backup", "web01"], std::slice::from_ref(strike));
+        assert!(struck.struck > 0, "{strike}");
+        // A commit that could not be written is sent again by the next backup, which is asked for then.
+        let code = if strike.object == "points" { 75 } else { 1 };
+        struck.ran.refused(code, &told);
+        assert_eq!(machine.points().len(), before, "{strike}");
+        machine.place.run(&["verify", "main", "--read-data"]).expect(0);
+        machine.back_up("with room");
+        machine.assert_newest_is_the_disk();
+    }
+
+    machine.forget_old();
+    let clean = machine.run(&CLEAN, &[]).operations;
+    let strikes = each(&clean, full);
+    assert!(strikes.len() >= 4, "{strikes:?}");
+    for strike in &strikes {
+        for _ in 0..2 {
+            machine.change();
+            machine.back_up("with room");
+        }
+        machine.forget_old();
+        let struck = machine.run(&CLEAN, std::slice::from_ref(strike));
+        if struck.struck > 0 {
+            struck.ran.refused(1, &told);
+        }
+        machine.assert_all_restore(&strike.to_string());
+        assert_done(&machine.run(&CLEAN, &[]), "with room");
+    }
+    machine.assert_all_restore("in the end");
 }

@@ -1,14 +1,18 @@
 //! Coffre as its users run it: the program, real plugins, real file systems, real servers.
 
+mod answers;
 mod bad_input;
 mod clean;
 mod crash;
 mod disks;
+mod durable;
 mod forget;
 mod full_disk;
 mod heal;
 mod hooks;
 mod keys;
+mod killed;
+mod machine;
 mod plugins;
 mod promises;
 mod reflink;

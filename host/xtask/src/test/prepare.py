@@ -1,6 +1,6 @@
 """Waits until a test server answers and makes its bucket or container. Standard library only.
 
-usage: prepare.py s3|s3-tls|azure URL BUCKET CA-FILE LIMIT-SECONDS
+usage: prepare.py s3|s3-tls|s3-overwriting|azure URL BUCKET CA-FILE LIMIT-SECONDS
 """
 import base64, datetime, hashlib, hmac, ssl, sys, time, urllib.error, urllib.request
 
@@ -32,7 +32,8 @@ while True:
         opener.open(request(), timeout=10)
         break
     except urllib.error.HTTPError as error:
-        if error.code == 409:  # It is there already.
+        # It is there already, or its server has made it itself and only has to answer.
+        if error.code == 409 or kind == "s3-overwriting":
             break
         sys.exit(f"{url} answers {error.code}: {error.read()[:300]!r}")
     except OSError as error:

@@ -59,6 +59,7 @@ impl Servers {
         };
         servers.start_all(&tools)?;
         servers.start_roles(&tools, &policies)?;
+        servers.start_overwriting(&tools)?;
         Ok(servers)
     }
 
@@ -142,6 +143,33 @@ impl Servers {
             let token = command::output(sign.args(["-c", AZURE_SAS, BUCKET, permissions]))?;
             self.environment.insert(name, token.trim().to_owned());
         }
+        Ok(())
+    }
+
+    /// An S3 server that no vault may be made on.
+    fn start_overwriting(&mut self, tools: &Tools) -> Result<()> {
+        let [port] = free_ports()?;
+        let program = text(&tools.s3rver)?;
+        let objects = text(&self.folder.join("s3-overwriting"))?;
+        let arguments = [
+            program.as_str(),
+            "--directory",
+            &objects,
+            "--address",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--no-vhost-buckets",
+            "--allow-mismatched-signatures",
+            "--silent",
+            "--configure-bucket",
+            BUCKET,
+        ]
+        .map(str::to_owned);
+        self.launch("s3-overwriting", &tools.node, &arguments, &[])?;
+        let url = format!("http://127.0.0.1:{port}");
+        self.prepare(tools, "s3-overwriting", &url, Path::new(""))?;
+        self.environment.insert("COFFRE_TEST_S3_OVERWRITING", url);
         Ok(())
     }
 

