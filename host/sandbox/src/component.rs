@@ -211,3 +211,6 @@ impl Anatomy {
         Ok(manifest)
     }
 }
+
+#[cfg(test)]
+mod tests;
