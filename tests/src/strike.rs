@@ -102,15 +102,6 @@ impl Struck {
     }
 }
 
-/// Every operation, with every one of these blows.
-pub fn everywhere(operations: &[Operation], blows: &[Blow]) -> Vec<Strike> {
-    let mut strikes = Vec::new();
-    for number in 1..=operations.len() as u32 {
-        strikes.extend(blows.iter().map(|blow| Strike::new(*blow, number, "*", "")));
-    }
-    strikes
-}
-
 /// Of every kind of operation, which is a verb and a part of the vault, the first and the last one.
 pub fn ends_of_each_kind(operations: &[Operation], blows: impl Fn(&Operation) -> &'static [Blow]) -> Vec<Strike> {
     let mut kinds: BTreeMap<(&str, &str), (&Operation, u32)> = BTreeMap::new();

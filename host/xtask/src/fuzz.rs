@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
+use crate::command::{self, say};
 use crate::workspace::Workspace;
 
 const SECONDS: u32 = 60;
-/// Targets that are programs of their own; all others, the vault's, are one.
-const PROGRAMS: [&str; 2] = ["config", "manifest"];
+/// The fuzzers. All targets of the vault are one program, since they differ in one word.
+const PROGRAMS: [&str; 3] = ["vault", "config", "manifest"];
 /// What one input may take: a chunk and its frame are the largest, and a leak shows soon.
 const MEMORY_MIB: u32 = 1024;
 
@@ -27,28 +27,38 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         }
     }
     let folder = workspace.root.join("host/vault/fuzz");
-    let seeds = ["run", "--quiet", "--bin", "seeds", "--", "corpus"];
-    let mut seeds = workspace.cargo(&seeds);
-    let names = command::output(seeds.current_dir(&folder)).context("write the seeds")?;
-    let known: Vec<&str> = names.lines().collect();
-    if let Some(unknown) = wanted.iter().find(|target| !known.contains(&target.as_str())) {
+    // cargo-fuzz passes flags that a stable compiler takes only so.
+    let fuzz = |program: &str| {
+        let mut cargo = workspace.cargo(&["fuzz", "run", "--fuzz-dir", ".", program]);
+        cargo.current_dir(&folder).env("RUSTC_BOOTSTRAP", "1");
+        cargo
+    };
+    let mut targets = Vec::new();
+    for program in PROGRAMS {
+        say("Building", format!("the fuzzer `{program}` and its seeds"));
+        let names = command::output(fuzz(program).env("COFFRE_FUZZ_SEEDS", "corpus"))
+            .context("if cargo knows no `fuzz`, `cargo install cargo-fuzz --locked` adds it")?;
+        targets.extend(names.lines().map(|name| (program, name.to_owned())));
+    }
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|wanted| !targets.iter().any(|(_, name)| name == *wanted))
+    {
+        let known: Vec<&str> = targets.iter().map(|(_, name)| name.as_str()).collect();
         bail!("there is no target `{unknown}`; there are {}", known.join(", "));
     }
-    for target in known {
-        if !wanted.is_empty() && !wanted.iter().any(|wanted| wanted == target) {
-            continue;
-        }
-        let program = if PROGRAMS.contains(&target) { target } else { "vault" };
-        let corpus = format!("corpus/{target}");
-        let time = format!("-max_total_time={seconds}");
-        let memory = format!("-rss_limit_mb={MEMORY_MIB}");
-        let mut cargo = workspace.cargo(&["fuzz", "run", "--fuzz-dir", ".", program]);
-        cargo.args([&corpus, "--", &time, &memory]);
-        // cargo-fuzz passes flags that a stable compiler takes only so.
-        cargo.env("RUSTC_BOOTSTRAP", "1").env("COFFRE_FUZZ_TARGET", target);
-        command::run(cargo.current_dir(&folder)).with_context(|| {
-            format!("fuzz {target}; if cargo knows no `fuzz`, `cargo install cargo-fuzz --locked` adds it")
-        })?;
+    targets.retain(|(_, name)| wanted.is_empty() || wanted.contains(name));
+    for (program, target) in targets {
+        say("Fuzzing", &target);
+        let mut cargo = fuzz(program);
+        cargo.arg(format!("corpus/{target}"));
+        cargo.args([
+            "--",
+            &format!("-max_total_time={seconds}"),
+            &format!("-rss_limit_mb={MEMORY_MIB}"),
+        ]);
+        cargo.args(["-print_final_stats=1", &format!("-artifact_prefix=artifacts/{target}-")]);
+        command::run(cargo.env("COFFRE_FUZZ_TARGET", &target)).with_context(|| format!("fuzz {target}"))?;
     }
     Ok(())
 }

@@ -4,8 +4,10 @@
 
 use std::sync::LazyLock;
 
-use coffre_vault::testing::fuzz::{TARGETS, Target};
+use coffre_vault::testing::fuzz::{self, TARGETS, Target};
 use libfuzzer_sys::fuzz_target;
+
+mod seeds;
 
 static CHOSEN: LazyLock<&Target> = LazyLock::new(|| {
     let name = std::env::var("COFFRE_FUZZ_TARGET").unwrap_or_default();
@@ -15,4 +17,7 @@ static CHOSEN: LazyLock<&Target> = LazyLock::new(|| {
     })
 });
 
-fuzz_target!(|bytes: &[u8]| (CHOSEN.run)(bytes));
+fuzz_target!(
+    init: seeds::write_if_asked(TARGETS.iter().map(|target| (target.name, fuzz::seeds(target.name)))),
+    |bytes: &[u8]| (CHOSEN.run)(bytes)
+);
