@@ -184,6 +184,13 @@ async fn one_life(host: &Arc<Host>, store: &Arc<SimStore>, job: &mut Job, mut di
         "sessions begun"
     });
     let base_number = base.as_ref().map(|point| point.number);
+    if host.plan.keeps_newest_only
+        && let Some(base) = base_number
+        && dice.of("early").once_in(3)
+    {
+        // It is pinned, so it may go no sooner than the session is over.
+        fates::forget(host, &vault, (machine, base)).await;
+    }
     let base = base.and_then(|point| {
         let entry = host.ledger.entry((machine, point.number))?;
         let disk = entry.content.disk.clone();

@@ -185,3 +185,35 @@ async fn a_late_piece_that_lists_what_is_gone_is_no_damage_and_leaves_the_index(
     }
     assert_eq!(rig.assert_restores().await, 2);
 }
+
+/// A stale listing shows the piece that the clean-up before has replaced, and the new piece goes as well.
+#[tokio::test]
+async fn what_a_piece_lists_that_is_gone_is_listed_out_of_the_one_that_replaced_it() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let all = rig.back_up(&vault, "db01", &(0..28).collect::<Vec<_>>()).await;
+    rig.back_up(&vault, "web01", &(0..7).collect::<Vec<_>>()).await;
+    let second = rig.back_up(&vault, "web02", &(14..21).collect::<Vec<_>>()).await;
+    let third = rig.back_up(&vault, "web03", &(21..28).collect::<Vec<_>>()).await;
+    rig.forget(&vault, &all).await;
+    rig.clean(&vault).await;
+    rig.forget(&vault, &second).await;
+    assert!(rig.clean(&vault).await.deleted.packs > 0);
+    let replaced = rig.store.names("index/00000000/").await;
+    let mut bytes = Vec::new();
+    for piece in &replaced {
+        bytes.push(rig.store.bytes(piece).await);
+    }
+    rig.forget(&vault, &third).await;
+    assert!(rig.clean(&vault).await.deleted.packs > 0);
+
+    for (piece, bytes) in replaced.iter().zip(bytes) {
+        assert!(!rig.store.names("index/").await.contains(piece));
+        rig.store.replace(piece, bytes).await;
+        rig.store.inject(Request::Get, piece, Fault::NotFound, usize::MAX);
+    }
+    assert!(rig.clean(&vault).await.deleted.packs > 0);
+    rig.store.heal();
+    assert_eq!(rig.store.names(&replaced[0]).await, Vec::<String>::new());
+    assert_eq!(rig.assert_restores().await, 1);
+}
