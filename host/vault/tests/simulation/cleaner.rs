@@ -8,25 +8,25 @@ use coffre_vault::{CleanError, CleanPlan, CleanReport, ReadError};
 use tokio::time::sleep;
 
 use crate::check;
-use crate::host::{Host, rest, until_death};
+use crate::host::{CLEAN, Host, until_death};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::writer::chain;
 
 /// Clean-ups of one cleaner in all.
-const MOST: u64 = 25;
+const MOST: u64 = 40;
 
 pub async fn run(host: Arc<Host>, dice: Dice) {
     for number in 0..MOST {
         let mut dice = dice.nth("clean", number);
-        rest(&mut dice, &host.plan).await;
+        sleep(dice.duration(Duration::from_millis(200), host.plan.longest_clean_rest)).await;
         if number >= host.plan.cleans {
             sleep(dice.duration(Duration::from_secs(1800), Duration::from_secs(86_400))).await;
             if !host.ledger.somebody_writes() {
                 return;
             }
         }
-        let store = host.life("clean", dice.once_in(2));
+        let store = host.life(CLEAN, dice.once_in(2));
         let plan = CleanPlan {
             dry_run: dice.once_in(10),
             force: dice.within(0..5) > 0,

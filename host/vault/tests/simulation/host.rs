@@ -17,6 +17,9 @@ const PACK_TARGET_BYTES: usize = 4096;
 const PACKS_ALIVE: usize = 4096;
 const PACKS_PER_PIECE: usize = 2;
 
+/// What a life does that cleans up.
+pub const CLEAN: &str = "clean";
+
 /// A clock that is wrong, and by how much changes.
 #[derive(Debug)]
 pub struct HostClock {
@@ -74,6 +77,10 @@ impl Host {
         let number = lives.len();
         let weather = Weather {
             death: if mortal { self.plan.weather.death } else { 0 },
+            stall: match doing {
+                CLEAN => self.plan.clean_stall,
+                _ => self.plan.weather.stall,
+            },
             ..self.plan.weather
         };
         let life = self.world.life(&format!("{} {doing} {number}", self.name), weather);

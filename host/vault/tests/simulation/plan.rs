@@ -12,7 +12,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// One seed in so many.
-const CROWDED: u64 = 3;
+const CROWDED: u64 = 4;
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -35,6 +35,10 @@ pub struct Plan {
     pub restores: u64,
     /// Between two things that somebody does.
     pub longest_rest: Duration,
+    /// Between two clean-ups of one cleaner.
+    pub longest_clean_rest: Duration,
+    /// How often a request of a clean-up stalls: it has many more of them than anybody else.
+    pub clean_stall: u64,
     /// Between two chunks.
     pub longest_pause: Duration,
     pub longest_deadline: Duration,
@@ -63,8 +67,12 @@ impl Plan {
             death: *dice.pick(&[0, 300, 100, 40]),
         };
         let skews = (0..hosts).map(|_| skew(&mut dice)).collect();
+        let longest_rest = *dice.pick(&[30 * Duration::from_secs(1), 5 * MINUTE, 2 * HOUR, DAY]);
         let mut plan = Self {
             weather,
+            clean_stall: weather.stall,
+            longest_rest,
+            longest_clean_rest: longest_rest,
             skews,
             store_skew: match dice.within(0..3) {
                 0 => SignedDuration::ZERO,
@@ -78,7 +86,6 @@ impl Plan {
             cleans: dice.within(3..10),
             fates: dice.within(2..10),
             restores: dice.within(1..5),
-            longest_rest: *dice.pick(&[30 * Duration::from_secs(1), 5 * MINUTE, 2 * HOUR, DAY]),
             longest_pause: *dice.pick(&[
                 Duration::from_millis(20),
                 10 * Duration::from_secs(1),
@@ -108,7 +115,7 @@ impl Plan {
     fn crowd(&mut self, dice: &mut Dice) {
         let (rest, stall) = *dice.pick(&[(MINUTE, 10 * MINUTE), (10 * MINUTE, 2 * HOUR), (2 * HOUR, 12 * HOUR)]);
         self.weather = Weather {
-            stall: *dice.pick(&[60, 20]),
+            stall: *dice.pick(&[60, 15]),
             longest_stall: stall,
             trouble: *dice.pick(&[0, 0, 300]),
             lying_lists: *dice.pick(&[0, 0, 20]),
@@ -117,7 +124,9 @@ impl Plan {
         };
         self.skews.iter_mut().for_each(|skew| *skew = SignedDuration::ZERO);
         self.clocks_jump = false;
+        self.clean_stall = *dice.pick(&[0, 200]);
         self.longest_rest = rest;
+        self.longest_clean_rest = rest / 4;
         self.longest_pause = *dice.pick(&[rest / 100, rest / 5]);
         self.longest_deadline = *dice.pick(&[MINUTE, DAY, DAY]);
         self.writers_stall = dice.within(0..3) > 0;
@@ -127,7 +136,7 @@ impl Plan {
         self.shared_blocks = dice.within(3..9);
         self.keeps_newest_only = true;
         self.backups = dice.within(5..10);
-        self.cleans = dice.within(10..20);
+        self.cleans = dice.within(15..40);
     }
 
     /// The vault's.

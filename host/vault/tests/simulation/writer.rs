@@ -188,8 +188,13 @@ async fn one_life(host: &Arc<Host>, store: &Arc<SimStore>, job: &mut Job, mut di
         && let Some(base) = base_number
         && dice.of("early").once_in(3)
     {
-        // It is pinned, so it may go no sooner than the session is over.
+        // It is pinned, so it may go no sooner than the session is over, however long that takes.
         fates::forget(host, &vault, (machine, base)).await;
+        sleep(
+            dice.of("long")
+                .duration(Duration::from_secs(60), 4 * host.plan.longest_rest),
+        )
+        .await;
     }
     let base = base.and_then(|point| {
         let entry = host.ledger.entry((machine, point.number))?;
