@@ -6,6 +6,7 @@ mod crash;
 mod disks;
 mod forget;
 mod full_disk;
+mod guard;
 mod heal;
 mod hooks;
 mod keys;
