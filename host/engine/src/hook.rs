@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coffre_guard::Guard;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Attachment, Consistency, DiskId, Finding, Machine};
@@ -21,6 +22,9 @@ pub struct HookContext {
     pub timeout: Duration,
     /// How long applications may be held in all.
     pub hold_at_most: Duration,
+    /// To whom the processes that the hook starts, and what else it may leave behind, are owed while it runs. None: a hook
+    /// that is looked at alone.
+    pub guard: Option<Guard>,
 }
 
 /// What became of the snapshot, as `post` is told.

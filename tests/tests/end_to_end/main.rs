@@ -9,6 +9,7 @@ mod disks;
 mod durable;
 mod forget;
 mod full_disk;
+mod guard;
 mod heal;
 mod hooks;
 mod keys;

@@ -27,6 +27,8 @@ pub struct JobView {
     pub hint: Option<String>,
     pub consistency: Option<Consistency>,
     pub held_ms: Option<u64>,
+    /// How long the machine's file systems were frozen.
+    pub frozen_ms: Option<u64>,
     /// The number of its point.
     pub point: Option<u32>,
     pub disks: Vec<DiskId>,
@@ -100,6 +102,7 @@ fn view(job: &JobRecord) -> JobView {
         hint: ended.and_then(|ended| ended.hint.clone()),
         consistency: None,
         held_ms: None,
+        frozen_ms: None,
         point: None,
         disks: Vec::new(),
         phases: Vec::new(),
@@ -151,12 +154,14 @@ impl JobView {
                 self.consistency = Some(*consistency);
                 self.held_ms = *held_ms;
             }
+            Event::Thawed { frozen_ms, .. } => self.frozen_ms = Some(*frozen_ms),
             Event::Committed { session } => self.point = Some(session.0),
             Event::Ended(_) => {
                 self.end_phase(at);
                 self.ended_at = Some(at);
             }
             Event::Started(_)
+            | Event::Freezing { .. }
             | Event::Taking { .. }
             | Event::Released { .. }
             | Event::Session { .. }

@@ -91,6 +91,7 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
         input,
         deadline: own_deadline.map_or(call.deadline, |own| own.min(call.deadline)),
         cancelled: Some(call.cancelled.clone()),
+        guard: call.guard.clone(),
         ..Command::new(program, call.timeout)
     };
     let ended = process::run(&command.args(arguments));
@@ -255,6 +256,7 @@ fn secret(call: &Call, name: &str) -> Result<ImmutableString, Stop> {
             let command = Command {
                 deadline: call.deadline,
                 cancelled: Some(call.cancelled.clone()),
+                guard: call.guard.clone(),
                 ..Command::new(program, call.timeout).args(arguments)
             };
             let output = process::run(&command).map_err(|error| unknown(error.to_string()))?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use coffre_engine::secret::SecretSource;
 use coffre_engine::{Attachment, Finding, HookContext, HookFailure, HookFailureKind, SnapshotOutcome};
+use coffre_guard::{Guard, Owner};
 use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
@@ -83,6 +84,8 @@ pub(super) struct Call {
     pub secrets: BTreeMap<String, SecretSource>,
     /// What commands are told.
     pub environment: Vec<(String, String)>,
+    /// To whom the processes of commands are owed.
+    pub guard: Option<(Guard, Owner)>,
     pub state: Mutex<State>,
 }
 
@@ -129,6 +132,7 @@ impl Call {
             commands,
             secrets: spec.secrets.clone(),
             environment,
+            guard: (context.guard.clone()).map(|guard| (guard, owner(context))),
             state: Mutex::default(),
         })
     }
@@ -179,6 +183,13 @@ impl Call {
 
     pub(super) fn output(&self) -> String {
         self.state.lock().transcript.text()
+    }
+}
+
+fn owner(context: &HookContext) -> Owner {
+    Owner {
+        machine: context.machine.name.clone(),
+        job: context.job.clone(),
     }
 }
 

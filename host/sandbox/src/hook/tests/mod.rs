@@ -87,6 +87,7 @@ fn context(timeout_ms: u64) -> HookContext {
         wanted: Consistency::Application,
         attempt: 1,
         timeout: Duration::from_millis(timeout_ms),
+        guard: None,
         hold_at_most: Duration::from_secs(60),
     }
 }

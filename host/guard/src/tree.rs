@@ -7,14 +7,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The variable that marks every process of one run.
-pub(super) const MARKER_NAME: &str = "COFFRE_RUN";
+pub const MARKER_NAME: &str = "COFFRE_RUN";
 
 /// What tells the processes of one run from all others.
-pub(super) struct Marker(String);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker(String);
 
 impl Marker {
     /// Unique on this machine, which is enough: who forges it asks to be killed.
-    pub(super) fn new() -> Self {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let nanoseconds = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -26,7 +28,12 @@ impl Marker {
         ))
     }
 
-    pub(super) fn text(&self) -> &str {
+    /// One that was written down.
+    pub fn from_text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub fn text(&self) -> &str {
         &self.0
     }
 
@@ -40,6 +47,15 @@ impl Marker {
     }
 }
 
+/// What became of a tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// How many processes were killed.
+    pub processes: u32,
+    /// Those that could not be: of another user, or asleep in the kernel.
+    pub left: Vec<i32>,
+}
+
 /// One line of `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Clone, Copy)]
 struct Process {
@@ -49,19 +65,30 @@ struct Process {
     is_dead: bool,
 }
 
-/// Ends everything below `keeper`, but not the keeper, by `give_up`; the processes that could not be ended.
+/// When a living process was started, in clock ticks since boot; none if there is no such process.
+pub(crate) fn started_ticks(pid: i32) -> Option<u64> {
+    let process = process(pid).filter(|process| !process.is_dead)?;
+    Some(process.started_ticks)
+}
+
+/// Ends everything below `keeper`, but not the keeper, by `give_up`. Where the chain of parents may be broken, what carries
+/// the marker counts as well.
 ///
 /// All are stopped first, and looked for again until no new one shows up, since one that runs can fork faster than one
 /// can kill. Killing a parent may wake a stopped child for a moment (the kernel sends SIGCONT to a group that became an
 /// orphan), so the whole is repeated until nothing is left.
-pub(super) fn end_below(keeper: Pid, chain_holds: bool, marker: &Marker, give_up: Instant) -> Vec<i32> {
+pub fn end_below(keeper: Pid, chain_holds: bool, marker: &Marker, give_up: Instant) -> Ended {
     let keeper = keeper.as_raw_nonzero().get();
     let mut pause = Duration::from_micros(100);
+    let mut killed = HashSet::new();
     loop {
         let mut stopped = HashSet::new();
         let mut members = members(keeper, chain_holds, marker);
         if members.is_empty() {
-            return Vec::new();
+            return Ended {
+                processes: killed.len() as u32,
+                left: Vec::new(),
+            };
         }
         loop {
             let fresh: Vec<_> = members
@@ -80,16 +107,60 @@ pub(super) fn end_below(keeper: Pid, chain_holds: bool, marker: &Marker, give_up
         }
         for (pid, started_ticks) in members.iter().copied().chain(stopped) {
             send(pid, started_ticks, Signal::KILL);
+            killed.insert((pid, started_ticks));
         }
         if Instant::now() >= give_up {
-            return self::members(keeper, chain_holds, marker)
-                .into_iter()
-                .map(|(pid, _)| pid)
-                .collect();
+            let left = self::members(keeper, chain_holds, marker);
+            return Ended {
+                processes: killed.len() as u32,
+                left: left.into_iter().map(|(pid, _)| pid).collect(),
+            };
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+}
+
+/// Ends every process that carries the marker, and everything below those, by `give_up`. For whoever did not start them.
+///
+/// A keeper carries the marker as long as it lives, and what is below it loses its chain to it when it dies: so it is
+/// stopped, what is below it is ended, and only then it is.
+pub fn end_marked(marker: &Marker, give_up: Instant) -> Ended {
+    let mut ended = Ended::default();
+    loop {
+        let roots = roots(marker);
+        if roots.is_empty() {
+            return ended;
+        }
+        for (root, started_ticks) in &roots {
+            send(*root, *started_ticks, Signal::STOP);
+            if let Some(keeper) = Pid::from_raw(*root) {
+                ended.processes += end_below(keeper, true, marker, give_up).processes;
+            }
+            send(*root, *started_ticks, Signal::KILL);
+            ended.processes += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        if Instant::now() >= give_up {
+            ended.left = self::roots(marker).into_iter().map(|(pid, _)| pid).collect();
+            return ended;
+        }
+    }
+}
+
+/// The living processes that carry the marker and whose parent does not.
+fn roots(marker: &Marker) -> Vec<(i32, u64)> {
+    let ours = std::process::id() as i32;
+    let all = processes();
+    let marked: HashSet<i32> = (all.iter())
+        .filter(|(pid, process)| **pid != ours && !process.is_dead && marker.is_on(**pid))
+        .map(|(pid, _)| *pid)
+        .collect();
+    (marked.iter())
+        .filter_map(|pid| Some((*pid, all.get(pid)?)))
+        .filter(|(_, process)| !marked.contains(&process.parent))
+        .map(|(pid, process)| (pid, process.started_ticks))
+        .collect()
 }
 
 /// The living processes of a run but the keeper, as number and start.
