@@ -53,7 +53,11 @@ impl Checker<'_> {
                 self.one_of(&word, "a thing to do on failure", &failures)
             })?,
             settings: settings(raw.settings),
-            grant: self.grants(raw.grant.map(Spanned::into_inner).unwrap_or_default(), HOOK_GRANTS, "hook")?,
+            grant: self.grants(
+                raw.grant.map(Spanned::into_inner).unwrap_or_default(),
+                HOOK_GRANTS,
+                "hook",
+            )?,
         })
     }
 
@@ -81,7 +85,10 @@ impl Checker<'_> {
                 HookKind::Azure => "an azure hook has its parameters in its file",
                 _ => "hooks of this kind are told by `settings`, and declare application consistency themselves",
             };
-            let message = format!("`{key}` is for hooks of the kind exec, and this one is {}", kind.as_str());
+            let message = format!(
+                "`{key}` is for hooks of the kind exec, and this one is {}",
+                kind.as_str()
+            );
             return Err(self.wrong(span, message, Some(hint.to_owned())));
         }
         if kind == HookKind::Azure
