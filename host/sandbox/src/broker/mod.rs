@@ -9,8 +9,10 @@ mod resolve;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -76,13 +78,31 @@ pub(crate) struct OpenedDisk {
 pub(crate) struct Broker {
     permissions: Permissions,
     secrets: Arc<dyn SecretSource>,
+    cancelled: Arc<AtomicBool>,
+    /// Held for reading while a program runs.
+    running: RwLock<()>,
 }
 
 type Done<T> = Result<T, Failure>;
 
 impl Broker {
     pub fn new(permissions: Permissions, secrets: Arc<dyn SecretSource>) -> Self {
-        Self { permissions, secrets }
+        Self {
+            permissions,
+            secrets,
+            cancelled: Arc::default(),
+            running: RwLock::new(()),
+        }
+    }
+
+    /// Ends the programs that run for a guest which nobody waits for, and refuses to start others.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Blocks until no program runs.
+    pub fn wait_for_programs(&self) {
+        drop(self.running.write());
     }
 
     pub fn plugin(&self) -> &str {
@@ -90,7 +110,7 @@ impl Broker {
     }
 
     fn refused(&self, refusal: Refusal) -> Failure {
-        Failure::new(FailureKind::Denied, refusal.text(&self.permissions.plugin))
+        Failure::new(FailureKind::Denied, refusal.text(&self.permissions))
     }
 
     fn place(&self, kind: GrantKind, path: &str) -> Done<Place> {
@@ -239,12 +259,14 @@ impl Broker {
         self.permissions
             .command(&program, &arguments)
             .map_err(|refusal| self.refused(refusal))?;
+        let _running = self.running.read();
         let left = deadline.saturating_duration_since(Instant::now());
         let keep_bytes = max_output_bytes.min(OUTPUT_BYTES) as usize;
         let mut command = process::Command::new(&program, left).args(arguments);
         command.environment = environment;
         command.input = input;
         command.keep_bytes = keep_bytes;
+        command.cancelled = Some(self.cancelled.clone());
         let output = process::run(&command).map_err(|error| {
             let kind = match &error {
                 process::ProcessError::TimedOut { .. } => FailureKind::TimedOut,

@@ -107,7 +107,7 @@ impl Program {
     }
 
     fn failure(&self, kind: HookFailureKind, what: &str) -> HookFailure {
-        HookFailure::new(kind, format!("{} {what}", self.file.display()))
+        HookFailure::new(kind, format!("{}: {what}", self.file.display()))
     }
 }
 

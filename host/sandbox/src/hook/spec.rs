@@ -11,6 +11,9 @@ use serde_json::Value;
 use super::failure;
 use crate::grant::CommandPattern;
 
+/// Compiled components, below the cache folder: with those of plugins.
+const COMPILED: &str = "plugins";
+
 /// A hook as it is loaded.
 #[derive(Clone, Debug)]
 pub struct HookSpec {
@@ -31,6 +34,10 @@ pub struct HookSpec {
     pub secrets: BTreeMap<String, SecretSource>,
     /// The only folder that scripts import from.
     pub scripts_folder: PathBuf,
+    /// Of a component: its grants as they are written, but for secrets.
+    pub grants: BTreeMap<String, Value>,
+    /// Of a component: where compiled code is kept. None: nowhere.
+    pub cache_folder: Option<PathBuf>,
 }
 
 impl HookSpec {
@@ -46,6 +53,8 @@ impl HookSpec {
             commands: Vec::new(),
             secrets: BTreeMap::new(),
             scripts_folder: scripts_folder.into(),
+            grants: BTreeMap::new(),
+            cache_folder: None,
         }
     }
 
@@ -58,6 +67,7 @@ impl HookSpec {
             application: hook.application,
             on: hook.on.clone(),
             settings: hook.settings.clone(),
+            cache_folder: Some(config.coffre.cache.join(COMPILED)),
             ..Self::script(&hook.file, &config.coffre.scripts)
         };
         for (grant, value) in &hook.grant.0 {
@@ -80,6 +90,9 @@ impl HookSpec {
                         let source = source(place).ok_or_else(|| wrong(&format!("`{name}` says no place"), hint))?;
                         spec.secrets.insert(name.clone(), source);
                     }
+                }
+                _ if hook.kind == HookKind::Wasm => {
+                    spec.grants.insert(grant.clone(), value.clone());
                 }
                 _ if hook.kind == HookKind::Exec => {
                     return Err(wrong(

@@ -86,6 +86,12 @@ pub(super) fn read(path: &Path, readers: Readers) -> Result<(PathBuf, String), T
     }
 }
 
+/// Looks at the file at an absolute path, which others read.
+pub(super) fn look(path: &Path) -> Result<(), TrustError> {
+    let (place, seen) = follow(path)?;
+    open_seen(&place, &seen, OFlags::PATH).map(drop)
+}
+
 /// Looks at the program at an absolute path.
 pub(super) fn program(path: &Path, readers: Readers) -> Result<(), TrustError> {
     let (place, seen) = follow(path)?;

@@ -6,7 +6,7 @@
 
 mod answer;
 mod changes;
-mod words;
+pub(crate) mod words;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,9 +27,10 @@ use crate::catalog::SecretSource;
 use crate::engine::SandboxEngine;
 use crate::error::PluginError;
 use crate::grant::{GrantTable, Permissions};
+use crate::guest::bindings;
 use crate::guest::bindings::coffre::plugin::types as wit;
 use crate::guest::bindings::exports::coffre::plugin::provider as exported;
-use crate::guest::{CallError, GuestEngine, Instance};
+use crate::guest::{Around, CallError, GuestEngine, Instance};
 use crate::limits::{Limits, READ_BYTES};
 use crate::manifest::Manifest;
 use answer::Checker;
@@ -89,10 +90,11 @@ impl WasmProvider {
             cause,
         };
         let broker = Arc::new(Broker::new(permissions, secrets));
-        let guests = GuestEngine::new(engine, &component, broker.clone(), limits.memory_bytes).map_err(failed)?;
+        let guests =
+            GuestEngine::<bindings::SnapshotProvider>::new(engine, &component, limits.memory_bytes).map_err(failed)?;
         let at_most = limits.look_deadline;
         let mut instance = guests
-            .instantiate(at_most)
+            .instantiate(&broker, Around::default(), at_most)
             .await
             .map_err(|error| failed(format!("starting it {error}")))?;
         let described = instance
@@ -156,7 +158,7 @@ impl WasmProvider {
             Some(instance) => instance,
             None => self
                 .guests
-                .instantiate(at_most)
+                .instantiate(&self.broker, Around::default(), at_most)
                 .await
                 .map_err(|error| self.died(call, error))?,
         };
@@ -323,7 +325,7 @@ impl SnapshotProvider for WasmProvider {
         let known = self.remembered(id, disk);
         let mut instance = self
             .guests
-            .instantiate(at_most)
+            .instantiate(&self.broker, Around::default(), at_most)
             .await
             .map_err(|error| self.died(call, error))?;
         let (machine, asked) = (words::machine(machine), (id.0.clone(), disk.0.clone(), base.to_owned()));
@@ -369,7 +371,7 @@ impl SnapshotProvider for WasmProvider {
         let at_most = self.limits.work_deadline;
         let mut instance = self
             .guests
-            .instantiate(at_most)
+            .instantiate(&self.broker, Around::default(), at_most)
             .await
             .map_err(|error| self.died(call, error))?;
         let (machine, asked) = (words::machine(machine), (id.0.clone(), disk.0.clone()));

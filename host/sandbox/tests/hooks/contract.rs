@@ -16,6 +16,7 @@ async fn hooks_of_all_kinds_run_in_order_and_back_around_one_snapshot() {
         Hook::new(&world, Kind::Rhai, "one"),
         Hook::new(&world, Kind::Exec, "two"),
         Hook::new(&world, Kind::Azure, "three"),
+        Hook::new(&world, Kind::Wasm, "four"),
     ];
     let point = world.point(&hooks).await;
     assert_eq!(
@@ -24,16 +25,18 @@ async fn hooks_of_all_kinds_run_in_order_and_back_around_one_snapshot() {
             "pre one",
             "pre two",
             "pre three",
+            "pre four",
             "take",
+            "post four",
             "post three",
             "post two",
             "post one"
         ]
     );
     assert_eq!(point.consistency.reached, Consistency::Application);
-    assert_eq!(point.consistency.reason, "brought to rest by one, two, three");
+    assert_eq!(point.consistency.reason, "brought to rest by one, two, three, four");
     let kinds: Vec<&str> = point.hooks.iter().map(|hook| hook.kind.as_str()).collect();
-    assert_eq!(kinds, ["rhai", "exec", "azure"]);
+    assert_eq!(kinds, ["rhai", "exec", "azure", "wasm"]);
     for hook in &point.hooks {
         for step in [&hook.pre, &hook.post] {
             let step = step.as_ref().unwrap();
@@ -327,7 +330,14 @@ async fn what_others_can_write_is_not_run() {
                 _ => world.path(&hook.file()),
             };
             let (path, mode) = match what {
-                "file" => (code, if kind == Kind::Rhai { 0o646 } else { 0o747 }),
+                "file" => (
+                    code,
+                    if matches!(kind, Kind::Rhai | Kind::Wasm) {
+                        0o646
+                    } else {
+                        0o747
+                    },
+                ),
                 "folder" => (world.path("scripts"), 0o777),
                 _ => (world.path(""), 0o707),
             };

@@ -1,9 +1,11 @@
 //! One behaviour, as a hook of each kind: what `pre` and `post` do is a piece of shell, which the kind runs in its own way.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coffre_engine::config::Config;
 use coffre_engine::{HookFailure, HookRunner};
+use coffre_sandbox::hook::{self, HookSpec};
 
 use super::world::World;
 
@@ -12,10 +14,11 @@ pub enum Kind {
     Rhai,
     Exec,
     Azure,
+    Wasm,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::Rhai, Self::Exec, Self::Azure];
+    pub const ALL: [Self; 4] = [Self::Rhai, Self::Exec, Self::Azure, Self::Wasm];
 
     /// What a failure is called in a point.
     pub fn code(self, step: &str, code: &'static str) -> &'static str {
@@ -41,6 +44,7 @@ pub struct Hook {
     pub retries: u32,
     /// `fail`, `downgrade` or `warn`.
     pub on_failure: &'static str,
+    behaviour: &'static str,
 }
 
 impl Hook {
@@ -55,6 +59,7 @@ impl Hook {
             timeout_ms: 30_000,
             retries: 0,
             on_failure: "downgrade",
+            behaviour: "",
         }
     }
 
@@ -86,7 +91,13 @@ impl Hook {
             Kind::Rhai => format!("scripts/{}.rhai", self.name),
             Kind::Exec => format!("scripts/{}", self.name),
             Kind::Azure => format!("scripts/{}.json", self.name),
+            Kind::Wasm => format!("scripts/{}.wasm", self.name),
         }
+    }
+
+    /// Of a component: what else its settings say.
+    pub fn behaviour(self, behaviour: &'static str) -> Self {
+        Self { behaviour, ..self }
     }
 
     /// Writes its files and gives its table in the configuration.
@@ -106,6 +117,22 @@ impl Hook {
             Kind::Exec => {
                 world.write(&self.file(), &self.exec(), 0o755);
                 format!("[hook.{name}]\nkind = \"exec\"\nfile = \"{file}\"\napplication = true\n{terms}")
+            }
+            Kind::Wasm => {
+                let path = world.path(&self.file());
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::copy(component(), &path).unwrap();
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+                let settings = format!(
+                    "{{ pre = {:?}, post = {:?}, behaviour = {:?} }}",
+                    self.pre, self.post, self.behaviour
+                );
+                let process = "process = [[\"/bin/sh\", \"-c\", \"{text}\"]]";
+                let secret = "secret = { password = { command = [\"/bin/echo\", \"hunter2\"] } }";
+                format!(
+                    "[hook.{name}]\nkind = \"wasm\"\nfile = \"{file}\"\nsettings = {settings}\n{terms}[hook.{name}.grant]\n\
+                     {process}\n{secret}\n"
+                )
             }
             Kind::Azure => {
                 let script = |which: &str, text: &str| {
@@ -144,7 +171,11 @@ impl Hook {
                  {end}\n}}\n"
             )
         };
-        function("pre", &self.pre, "application_consistent();") + &function("post", &self.post, "")
+        [
+            function("pre", &self.pre, "application_consistent();"),
+            function("post", &self.post, ""),
+        ]
+        .concat()
     }
 
     fn exec(&self) -> String {
@@ -156,6 +187,31 @@ impl Hook {
 }
 
 pub async fn load(config: &Config, name: &str) -> Result<Arc<dyn HookRunner>, HookFailure> {
-    let hook = config.hook(name).unwrap();
-    coffre_sandbox::hook::load_from_config(config, hook)
+    let mut spec = HookSpec::from_config(config, config.hook(name).unwrap())?;
+    // One for all tests, so that a debug build compiles the component once.
+    spec.cache_folder = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled-hooks"));
+    hook::load(name, &spec)
+}
+
+/// The component that does what its settings say.
+fn component() -> PathBuf {
+    built("plugins-test/shell-hook.wasm")
+}
+
+/// A plugin that ships.
+pub fn shipped(name: &str) -> PathBuf {
+    built(&format!("plugins/{name}.wasm"))
+}
+
+fn built(name: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .expect("tmp lies in the target folder");
+    let file = target.join(name);
+    assert!(
+        file.is_file(),
+        "{} is not built: run `cargo xtask plugins`",
+        file.display()
+    );
+    file
 }

@@ -1,6 +1,6 @@
 //! A machine with one small disk, backed up by a real job into a real vault, with a provider that writes down what it does.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -220,7 +220,7 @@ impl SnapshotProvider for FakeProvider {
     }
 
     async fn take(&self, _: &Machine, _: &TakeRequest) -> Result<Snapshot, ProviderError> {
-        let mut log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let mut log = File::options().create(true).append(true).open(&self.log).unwrap();
         writeln!(log, "take").unwrap();
         match self.take {
             Take::Works => {}
@@ -241,7 +241,7 @@ impl SnapshotProvider for FakeProvider {
                 id: DiskId("vda".to_owned()),
                 size_bytes: DISK_BYTES,
                 source: Source::File {
-                    file: fs::File::open(&self.disk).unwrap(),
+                    file: File::open(&self.disk).unwrap(),
                     path: self.disk.display().to_string(),
                 },
                 token: None,

@@ -33,6 +33,7 @@ use file::{PluginFile, Script};
 
 /// The framework's names for what went wrong with one of the two scripts.
 struct Names {
+    script: &'static str,
     failed: &'static str,
     not_found: &'static str,
     permission: &'static str,
@@ -40,12 +41,14 @@ struct Names {
 }
 
 const PRE: Names = Names {
+    script: "pre script",
     failed: "FailedPrepostPreScriptFailed",
     not_found: "FailedPrepostPreScriptNotFound",
     permission: "FailedPrepostPreScriptPermissionError",
     timeout: "FailedPrepostPreScriptTimeout",
 };
 const POST: Names = Names {
+    script: "post script",
     failed: "FailedPrepostPostScriptFailed",
     not_found: "FailedPrepostPostScriptNotFound",
     permission: "FailedPrepostPostScriptPermissionError",
@@ -75,7 +78,8 @@ impl AzureHook {
     fn ready(&self) -> Result<&PluginFile, HookFailure> {
         let file = self.file.as_ref().map_err(Clone::clone)?;
         for (script, names) in [(&file.pre, &PRE), (&file.post, &POST)] {
-            trust::program(&script.location, Readers::OwnerAlone).map_err(|error| untrusted(&error, names))?;
+            trust::program(&script.location, Readers::OwnerAlone)
+                .map_err(|error| untrusted(&script.location, &error, names))?;
         }
         Ok(file)
     }
@@ -109,7 +113,7 @@ impl AzureHook {
                 Ok(()) => return Ok(transcript.text()),
                 Err(Unsuccessful::Untrusted(error)) => {
                     started.was_not(before);
-                    untrusted(&error, names)
+                    untrusted(&location, &error, names)
                 }
                 Err(unsuccessful @ Unsuccessful::NotStarted(_)) => {
                     started.was_not(before);
@@ -146,17 +150,18 @@ fn named(failure: HookFailure, code: &'static str) -> HookFailure {
     }
 }
 
-fn untrusted(error: &TrustError, names: &Names) -> HookFailure {
+fn untrusted(location: &Path, error: &TrustError, names: &Names) -> HookFailure {
     let missing = match error {
         TrustError::Read { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
         TrustError::NotAFile { .. } => true,
         _ => false,
     };
-    let hint = if missing { None } else { error.hint() };
-    named(
-        failure::invalid(error.to_string(), hint),
-        if missing { names.not_found } else { names.permission },
-    )
+    if missing {
+        let text = format!("the {} {} is not there", names.script, location.display());
+        return named(failure::invalid(text, None), names.not_found);
+    }
+    let text = format!("the {}: {error}", names.script);
+    named(failure::invalid(text, error.hint()), names.permission)
 }
 
 #[async_trait]
