@@ -42,11 +42,15 @@ fn codes(report: &BackupReport) -> (Option<&str>, Option<&str>) {
     (code(&hook.pre), code(&hook.post))
 }
 
+/// What is done to the file, and to the scripts or their rights.
+type Change = fn(&mut Value);
+type Then = fn(&World);
+type Codes = (Option<&'static str>, Option<&'static str>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_outcome_has_the_frameworks_name() {
-    type Then = fn(&World);
-    let nothing: fn(&mut Value) = |_| {};
-    let table: Vec<(&str, fn(&mut Value), Then, (Option<&str>, Option<&str>), &[&str])> = vec![
+    let nothing: Change = |_| {};
+    let table: Vec<(&str, Change, Then, Codes, &[&str])> = vec![
         ("working", nothing, |_| {}, (None, None), &["pre db", "take", "post db"]),
         (
             "a failing pre",
@@ -163,9 +167,7 @@ async fn every_outcome_has_the_frameworks_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_that_does_not_belong_to_root_is_not_run() {
-    if !rustix_is_root() {
-        panic!("this test gives a file to another user\nhint: run it as root");
-    }
+    assert!(is_root(), "this test gives files to another user\nhint: run it as root");
     for (name, wanted) in [
         ("scripts/db-pre", "FailedPrepostPreScriptPermissionError"),
         ("scripts/db-post", "FailedPrepostPostScriptPermissionError"),
@@ -179,7 +181,7 @@ async fn a_script_that_does_not_belong_to_root_is_not_run() {
     }
 }
 
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 

@@ -119,7 +119,7 @@ async fn what_pre_leaves_in_its_memory_post_finds_there() {
     }
     // As after a crash: another process, which did not run `pre`.
     let hook = program.load().unwrap();
-    let post = |memory| hook.post(&*CONTEXT, memory, SnapshotOutcome::Taken);
+    let post = |memory| hook.post(&CONTEXT, memory, SnapshotOutcome::Taken);
     assert_eq!(
         post(Some("generation 7\n")).await.unwrap().output,
         "generation 7\nattachments\n"

@@ -49,7 +49,7 @@ async fn what_pre_returns_is_memory_for_post_which_attaches_to_the_point() {
         .map(|attached| String::from_utf8_lossy(&attached.content).into_owned())
         .collect();
     assert_eq!(attached[0], "Some(\"generation 7\\n\")");
-    for told in ["Taken", "FileSystem", "Some(310)", "frozen_ms: None"] {
+    for told in ["Taken", "FileSystem", "Some(310)", "frozen-ms: None"] {
         assert!(attached[1].contains(told), "{told} is not in {}", attached[1]);
     }
 }

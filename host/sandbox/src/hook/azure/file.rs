@@ -140,6 +140,7 @@ fn parameters(table: &Map<String, Value>, key: &str) -> Result<Vec<String>, Stri
 fn number(table: &Map<String, Value>, key: &str) -> Result<u32, String> {
     let Some(value) = table.get(key) else { return Ok(0) };
     let number = value.as_u64().ok_or_else(|| format!("{key} is not a whole number"))?;
+    // The first attempt must still be countable beside them.
     Ok(u32::try_from(number).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
 
