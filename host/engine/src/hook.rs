@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use coffre_guard::Guard;
 use serde::{Deserialize, Serialize};
 
+use crate::config::OnFailure;
 use crate::machine::{Attachment, Consistency, DiskId, Finding, Machine};
 
 /// What a hook is told. Everything in it may be shown to the hook's script.
@@ -25,6 +26,20 @@ pub struct HookContext {
     /// To whom the processes that the hook starts, and what else it may leave behind, are owed while it runs. None: a hook
     /// that is looked at alone.
     pub guard: Option<Guard>,
+    /// In `post`, what is known of the snapshot by then. The point's number is not: a point gets its number when it is
+    /// committed, long after applications were let go.
+    pub so_far: SoFar,
+}
+
+/// What the job knows when it lets applications go. After a crash, when another process runs `post`, it knows nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SoFar {
+    /// What the point will be worth if this `post` and those that come after it succeed. None: there is no snapshot.
+    pub consistency: Option<Consistency>,
+    /// How long applications have been held, from the start of the first `pre`.
+    pub held: Option<Duration>,
+    /// How long file systems were frozen for the snapshot.
+    pub frozen: Option<Duration>,
 }
 
 /// What became of the snapshot, as `post` is told.
@@ -67,28 +82,80 @@ pub enum HookFailureKind {
     Invalid,
 }
 
+impl HookFailureKind {
+    /// For programs: a failure's code, unless its hook has names of its own.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::TryAgain => "try-again",
+            Self::TimedOut => "timed-out",
+            Self::Denied => "denied",
+            Self::Limit => "limit",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
 /// Why a hook did not do its work.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct HookFailure {
     pub kind: HookFailureKind,
+    /// The name that a framework gives to this failure, where the hook is written for one; else the kind's.
+    pub code: Option<&'static str>,
     /// For the operator: script, line and column where known, and the cause.
     pub text: String,
     pub hint: Option<String>,
     pub output: String,
 }
 
+impl HookFailure {
+    /// A failure without hint and output.
+    pub fn new(kind: HookFailureKind, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            code: None,
+            text: text.into(),
+            hint: None,
+            output: String::new(),
+        }
+    }
+
+    /// For programs.
+    pub fn code(&self) -> &'static str {
+        self.code.unwrap_or(self.kind.as_str())
+    }
+}
+
+/// What a hook's own file says of how it is run. None: what the configuration says counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookTerms {
+    pub timeout: Option<Duration>,
+    /// Attempts of `pre` beside the first.
+    pub retries: Option<u32>,
+    /// Attempts of `post` beside the first.
+    pub post_retries: u32,
+    pub on_failure: Option<OnFailure>,
+    /// File systems are to be frozen after the last `pre`, until the snapshot is there.
+    pub wants_freeze: bool,
+}
+
 /// One hook of one machine.
 ///
 /// `check` disturbs nothing. `pre` may be called again after a failed attempt; `post` is called once for every hook whose
-/// `pre` was *started*, after its last attempt, in reverse order, and must be safe to call twice. Neither outlives
-/// `timeout`: when a call returns, no process that it started is left.
+/// `pre` was *started*, after its last attempt, in reverse order, and must be safe to call twice: it is called again where
+/// it asks for that, or its terms have retries, while the hold lasts. Neither outlives `timeout`: when a call returns, no
+/// process that it started is left.
 #[async_trait]
 pub trait HookRunner: Send + Sync {
     /// The hook's name in the config.
     fn name(&self) -> &str;
     /// Its kind, as the config writes it: `rhai`, `wasm`, `exec`, `azure`.
     fn kind(&self) -> &str;
+    /// What its file says of how it is run.
+    fn terms(&self) -> HookTerms {
+        HookTerms::default()
+    }
     async fn check(&self, context: &HookContext) -> Result<Vec<Finding>, HookFailure>;
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure>;
     async fn post(

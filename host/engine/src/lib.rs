@@ -26,7 +26,9 @@ pub mod transfer;
 
 pub use clock::{Clock, SystemClock};
 pub use error_chain::Chain;
-pub use hook::{HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport, SnapshotOutcome};
+pub use hook::{
+    HookContext, HookFailure, HookFailureKind, HookRunner, HookTerms, PostReport, PreReport, SnapshotOutcome, SoFar,
+};
 pub use machine::{Attachment, Consistency, DiskId, DiskInfo, Extent, Finding, FindingLevel, Machine, OsFamily};
 pub use provider::{
     Base, ChangeList, Changes, Description, ProviderError, ProviderErrorKind, ProviderIdentity, Snapshot, SnapshotId,

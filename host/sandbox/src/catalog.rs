@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use coffre_guard::Guard;
 use serde::Serialize;
@@ -113,8 +113,6 @@ pub struct Listed {
 /// All plugins that this configuration can reach.
 pub struct PluginCatalog {
     config: CatalogConfig,
-    /// Started with the first plugin that runs: listing needs none.
-    engine: OnceLock<Arc<SandboxEngine>>,
 }
 
 struct Found {
@@ -127,10 +125,7 @@ struct Found {
 
 impl PluginCatalog {
     pub fn new(config: CatalogConfig) -> Self {
-        Self {
-            config,
-            engine: OnceLock::new(),
-        }
+        Self { config }
     }
 
     /// Every plugin there is, by name; broken ones with what is wrong with them.
@@ -235,7 +230,7 @@ impl PluginCatalog {
             as_asked,
             "plugin loaded"
         );
-        let engine = self.engine()?;
+        let engine = SandboxEngine::shared()?;
         let cache = CompileCache::new(self.config.cache.clone());
         let pinned = found.origin != Origin::Dev;
         // Compiling takes some 100 ms, and reading the cache blocks: not on the runtime's threads.
@@ -266,14 +261,6 @@ impl PluginCatalog {
         })
         .await?;
         Ok(Arc::new(provider))
-    }
-
-    fn engine(&self) -> Result<Arc<SandboxEngine>, PluginError> {
-        if let Some(engine) = self.engine.get() {
-            return Ok(engine.clone());
-        }
-        let engine = Arc::new(SandboxEngine::start()?);
-        Ok(self.engine.get_or_init(|| engine).clone())
     }
 
     fn names(&self) -> BTreeSet<String> {

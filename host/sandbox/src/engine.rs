@@ -1,7 +1,7 @@
 //! The WebAssembly engine: its configuration, and the thread that makes running guests look up.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use wasmtime::{Config, Engine};
@@ -16,7 +16,17 @@ pub(crate) struct SandboxEngine {
 }
 
 impl SandboxEngine {
-    pub fn start() -> Result<Self, PluginError> {
+    /// The process's, started by whoever first needs it: listing plugins needs none.
+    pub fn shared() -> Result<Arc<Self>, PluginError> {
+        static SHARED: OnceLock<Arc<SandboxEngine>> = OnceLock::new();
+        if let Some(engine) = SHARED.get() {
+            return Ok(engine.clone());
+        }
+        let engine = Arc::new(Self::start()?);
+        Ok(SHARED.get_or_init(|| engine).clone())
+    }
+
+    fn start() -> Result<Self, PluginError> {
         let mut config = Config::new();
         // A guest is interrupted at function entries and loop heads; fuel would count instructions and cost more.
         config.epoch_interruption(true);

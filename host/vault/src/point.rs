@@ -246,6 +246,9 @@ pub struct StepOutcome {
     pub attempts: u32,
     pub duration_ms: u64,
     pub error: Option<String>,
+    /// What kind of failure it was, for programs: `failed`, `try-again`, `timed-out`, `denied`, `limit`, `invalid`, or the
+    /// name that the hook's own framework gives it.
+    pub code: Option<String>,
     /// What it wrote, cut to 64 KiB, secrets redacted.
     pub output: String,
 }

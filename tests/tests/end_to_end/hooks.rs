@@ -1,6 +1,10 @@
-//! Rhai hooks around a real backup.
+//! Hooks of every kind around a real backup.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 use coffre_tests::disk::{sparse, write_noise};
+use coffre_tests::place::target_folder;
 use coffre_tests::{Place, VaultKind};
 
 const MIB: u64 = 1 << 20;
@@ -103,4 +107,108 @@ fn a_hook_that_hangs_is_ended_and_the_point_is_marked_down() {
         point["hooks"][0]["post"]["ok"], true,
         "post runs for every pre that was started: {point}"
     );
+}
+
+/// A place whose machine has one hook, `app`, with this table and files in its scripts folder.
+fn with_hook(table: &str, files: &[(&str, &str, u32)]) -> Place {
+    let place = Place::new(VaultKind::Folder)
+        .with_machine("web01", "image")
+        .with(&format!("hooks = [\"app\"]\n[hook.app]\non = \"host\"\n{table}"));
+    let scripts = place.path("scripts");
+    fs::create_dir(&scripts).unwrap();
+    let folder = place.path("").display().to_string();
+    for (name, text, mode) in files {
+        fs::write(scripts.join(name), text.replace("FOLDER/", &folder)).unwrap();
+        fs::set_permissions(scripts.join(name), Permissions::from_mode(*mode)).unwrap();
+    }
+    write_noise(&sparse(&place.images().join("a.img"), 2 * MIB), 0, MIB, 1);
+    place.init()
+}
+
+#[test]
+fn a_program_holds_the_application_and_its_attachment_comes_back_with_a_restore() {
+    let program = "#!/bin/sh\necho \"$@\" \"$COFFRE_OUTCOME\" >> FOLDER/order\n\
+                   case $1 in\n\
+                   pre) echo generation 7 > \"$COFFRE_MEMORY\" ;;\n\
+                   post) cp \"$COFFRE_MEMORY\" \"$COFFRE_ATTACHMENTS/generation\"; echo \"worth $COFFRE_CONSISTENCY\" ;;\n\
+                   esac\n";
+    let table = "kind = \"exec\"\nfile = \"app\"\nargs = [\"--queue\", \"orders\"]\napplication = true\n";
+    let place = with_hook(table, &[("app", program, 0o755)]);
+    place.run(&["config", "check"]).expect(0);
+    assert!(!place.path("order").exists(), "a check runs no program");
+    let point = place.backup("web01");
+    let order = fs::read_to_string(place.path("order")).unwrap();
+    assert_eq!(order, "pre --queue orders \npost --queue orders taken\n");
+    assert_eq!(point["consistency"], "application", "{point}");
+    assert_eq!(point["hooks"][0]["kind"], "exec");
+    assert_eq!(point["hooks"][0]["post"]["output"], "worth application\n");
+    let restored = place.restore("web01@latest");
+    let attached = fs::read_to_string(restored.join("attachments/generation")).unwrap();
+    assert_eq!(attached, "generation 7\n");
+}
+
+#[test]
+fn a_file_of_azures_framework_works_as_it_is_and_its_failures_keep_their_names() {
+    let file = r#"{
+        "pluginName": "ScriptRunner",
+        "preScriptLocation": "FOLDER/scripts/pre.sh", "postScriptLocation": "FOLDER/scripts/post.sh",
+        "preScriptParams": ["orders", ""], "postScriptParams": [],
+        "preScriptNoOfRetries": 1, "postScriptNoOfRetries": 0, "timeoutInSeconds": 20,
+        "continueBackupOnFailure": true, "fsFreezeEnabled": true
+    }"#;
+    let pre = "#!/bin/sh\necho \"pre $# $1\" >> FOLDER/order; [ ! -e FOLDER/broken ]\n";
+    let post = "echo post >> FOLDER/order\n";
+    let place = with_hook(
+        "kind = \"azure\"\nfile = \"config.json\"\n",
+        &[
+            ("config.json", file, 0o600),
+            ("pre.sh", pre, 0o700),
+            ("post.sh", post, 0o700),
+        ],
+    );
+    let point = place.backup("web01");
+    assert_eq!(fs::read_to_string(place.path("order")).unwrap(), "pre 2 orders\npost\n");
+    assert_eq!(point["consistency"], "application", "{point}");
+
+    fs::write(place.path("broken"), "").unwrap();
+    place.run(&["backup", "web01"]).expect(4);
+    let point = place.points("web01").pop().unwrap();
+    assert_ne!(point["consistency"], "application", "{point}");
+    assert_eq!(
+        point["hooks"][0]["pre"]["code"], "FailedPrepostPreScriptFailed",
+        "{point}"
+    );
+    assert_eq!(point["hooks"][0]["pre"]["attempts"], 2, "{point}");
+
+    fs::remove_file(place.path("scripts/post.sh")).unwrap();
+    fs::remove_file(place.path("order")).unwrap();
+    place.run(&["backup", "web01"]).expect(4);
+    let point = place.points("web01").pop().unwrap();
+    assert_eq!(
+        point["hooks"][0]["pre"]["code"], "FailedPrepostPostScriptNotFound",
+        "{point}"
+    );
+    assert!(
+        !place.path("order").exists(),
+        "nothing is held that could not be let go"
+    );
+}
+
+#[test]
+fn a_component_is_a_hook() {
+    let place = with_hook(
+        "kind = \"wasm\"\nfile = \"app.wasm\"\nsettings = { pre = \"echo resting >&2\", post = \"echo going on\" }\n\
+         [hook.app.grant]\nprocess = [[\"/bin/sh\", \"-c\", \"{text}\"]]\n",
+        &[],
+    );
+    let built = target_folder().parent().unwrap().join("plugins-test/shell-hook.wasm");
+    let file = place.path("scripts/app.wasm");
+    fs::copy(&built, &file)
+        .unwrap_or_else(|error| panic!("{}: {error}\nhint: `cargo xtask plugins` builds it", built.display()));
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let point = place.backup("web01");
+    assert_eq!(point["consistency"], "application", "{point}");
+    assert_eq!(point["hooks"][0]["kind"], "wasm");
+    assert_eq!(point["hooks"][0]["pre"]["output"], "resting\n", "{point}");
+    assert_eq!(point["hooks"][0]["post"]["output"], "going on\n", "{point}");
 }

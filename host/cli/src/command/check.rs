@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use coffre_engine::config::{Config, MachineConfig};
 use coffre_engine::freeze;
-use coffre_engine::{DiskId, DiskInfo, Finding, FindingLevel, HookContext, ProviderIdentity, SnapshotProvider};
+use coffre_engine::{DiskId, DiskInfo, Finding, FindingLevel, HookContext, ProviderIdentity, SnapshotProvider, SoFar};
 use coffre_guard::Guard;
 use coffre_sandbox::PluginCatalog;
 use serde::Serialize;
@@ -173,9 +173,10 @@ async fn look(
             policy: machine.policy.clone(),
             wanted: config.wanted(machine),
             attempt: 1,
-            timeout: config.hook(hook.name())?.timeout,
+            timeout: hook.terms().timeout.unwrap_or(config.hook(hook.name())?.timeout),
             hold_at_most: policy.hold_at_most,
             guard: Some(guard.clone()),
+            so_far: SoFar::default(),
         };
         match hook.check(&context).await {
             Ok(findings) => checked.add(Some(hook.name()), findings),

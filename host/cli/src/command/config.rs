@@ -11,7 +11,7 @@ use crate::output::Output;
 use crate::wire;
 
 /// Configurations to start from: name, what it is for, text.
-const EXAMPLES: [(&str, &str, &str); 6] = [
+const EXAMPLES: [(&str, &str, &str); 7] = [
     ("full", "every key there is, explained", EXAMPLE),
     (
         "local",
@@ -37,6 +37,11 @@ const EXAMPLES: [(&str, &str, &str); 6] = [
         "postgres",
         "a host whose PostgreSQL is backed up at rest",
         include_str!("../../../../examples/postgres.toml"),
+    ),
+    (
+        "hooks",
+        "a host whose application has scripts of its own, or those for Azure VM Backup",
+        include_str!("../../../../examples/hooks.toml"),
     ),
 ];
 

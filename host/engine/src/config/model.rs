@@ -201,6 +201,12 @@ pub struct HookConfig {
     pub name: String,
     pub kind: HookKind,
     pub file: PathBuf,
+    /// Of an executable: what follows `pre` or `post` on its command line.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Of an executable: a `pre` that ends well has brought the application to rest.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub application: bool,
     /// None: not said, which is fine where the provider runs inside the machine.
     pub on: Option<HookPlace>,
     /// For one attempt of one of pre and post.

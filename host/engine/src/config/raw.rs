@@ -132,13 +132,15 @@ pub(super) struct Disks {
 pub(super) struct Hook {
     pub kind: Word,
     pub file: Word,
+    pub args: Option<Spanned<Vec<String>>>,
+    pub application: Option<Spanned<bool>>,
     pub on: Word,
     pub timeout: Word,
     pub retries: Option<Spanned<u32>>,
     #[serde(alias = "on_failure")]
     pub on_failure: Word,
     pub settings: Option<Spanned<toml::Table>>,
-    pub grant: Option<Grants>,
+    pub grant: Option<Spanned<Grants>>,
 }
 
 #[derive(Deserialize)]

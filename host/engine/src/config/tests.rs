@@ -242,6 +242,40 @@ fn a_wrong_value_is_shown_with_what_is_right() {
 }
 
 #[test]
+fn keys_that_mean_nothing_to_a_kind_of_hook_are_refused() {
+    insta::assert_snapshot!(said("[hook.a]\nkind = \"rhai\"\nfile = \"x\"\nargs = [\"--fast\"]\n"), @r#"
+    /etc/coffre/coffre.toml:4:8: `args` is for hooks of the kind exec, and this one is rhai
+      |
+    4 | args = ["--fast"]
+      |        ^^^^^^^^^^
+    hint: hooks of this kind are told by `settings`, and declare application consistency themselves
+    "#);
+    insta::assert_snapshot!(said("[hook.a]\nkind = \"azure\"\nfile = \"x\"\ntimeout = \"5s\"\n"), @r#"
+    /etc/coffre/coffre.toml:4:11: `timeout` is not for hooks of the kind azure
+      |
+    4 | timeout = "5s"
+      |           ^^^^
+    hint: its file has timeoutInSeconds
+    "#);
+    for key in [
+        "retries = 1",
+        "on-failure = \"fail\"",
+        "settings = {}",
+        "args = []",
+        "application = true",
+        "[hook.a.grant]",
+    ] {
+        let table = format!("[hook.a]\nkind = \"azure\"\nfile = \"x\"\n{key}\n");
+        assert!(said(&table).contains("azure"), "{key}");
+    }
+    let exec = parse("[hook.a]\nkind = \"exec\"\nfile = \"x\"\nargs = [\"\"]\napplication = true\n").unwrap();
+    assert_eq!(
+        (exec.hooks["a"].args.as_slice(), exec.hooks["a"].application),
+        (&[String::new()][..], true)
+    );
+}
+
+#[test]
 fn names_that_lead_nowhere_are_shown() {
     insta::assert_snapshot!(said(&format!("{RIGHT}policy = \"daily\"\n")), @r#"
     /etc/coffre/coffre.toml:8:10: there is no policy `daily`

@@ -20,8 +20,8 @@ pub const PLUGIN_GRANTS: &[&str] = &[
     "unix-socket",
 ];
 
-/// What can be granted to a hook; see docs/hooks.md.
-pub const HOOK_GRANTS: &[&str] = &["process", "secret"];
+/// What can be granted to a hook; which of it means something depends on the hook's kind. See docs/hooks.md.
+pub const HOOK_GRANTS: &[&str] = &["disk-read", "process", "secret", "storage-write"];
 
 /// What is wrong with a word, and what to do about it.
 pub(super) type Wrong = (String, Option<String>);

@@ -179,12 +179,12 @@ async fn pay_hooks(run: &mut Run<'_>, job: &str, disks: &[DiskId], outcome: Snap
             });
             continue;
         };
-        let hook = LoadedHook { config, runner };
+        let hook = LoadedHook::new(config, runner);
         let context = HookContext {
             job: job.to_owned(),
             ..context(run, disks, &hook)
         };
-        let ended = post(run, &hook, &context, &owed, outcome).await;
+        let ended = post(run, &hook, &context, &owed, outcome, None).await;
         if let Some(failure) = ended.failure {
             let text = format!("post of hook {} failed: {failure}", owed.name);
             run.say_quietly(NoteLevel::Error, "hook-failed", text);

@@ -22,8 +22,8 @@ use super::freeze::{self, FreezeRun, InForce};
 use super::run::Run;
 use super::snapshot::{Known, LoadedHook, context};
 use crate::config::OnFailure;
-use crate::consistency::HookFacts;
-use crate::hook::{HookContext, HookFailure, HookFailureKind, PreReport, SnapshotOutcome};
+use crate::consistency::{Facts, HookFacts, decide};
+use crate::hook::{HookContext, HookFailure, HookFailureKind, PreReport, SnapshotOutcome, SoFar};
 use crate::journal::{Event, OwedHook};
 use crate::machine::Attachment;
 use crate::progress::Phase;
@@ -89,10 +89,11 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         Ok(()) => hold.take(run, known, base, &id).await,
         Err(error) => Err((error, SnapshotOutcome::NotTried)),
     };
-    let outcome = taken
-        .as_ref()
-        .map_or_else(|(_, outcome)| *outcome, |_| SnapshotOutcome::Taken);
-    hold.let_go(run, known, outcome).await;
+    let (outcome, snapshot) = match &taken {
+        Ok((_, snapshot)) => (SnapshotOutcome::Taken, Some(snapshot)),
+        Err((_, outcome)) => (*outcome, None),
+    };
+    hold.let_go(run, known, outcome, snapshot).await;
     let (at, snapshot) = taken.map_err(|(error, _)| error)?;
 
     let held = hold.let_go_at.map(|at| at - hold.began);
@@ -207,12 +208,7 @@ impl Hold {
             let Err(failure) = &result else {
                 return (result, attempt);
             };
-            let attempts = match failure.kind {
-                HookFailureKind::Failed | HookFailureKind::TimedOut => 1 + hook.config.retries,
-                // The hook itself asks for another try.
-                HookFailureKind::TryAgain => 1 + hook.config.retries.max(1),
-                HookFailureKind::Denied | HookFailureKind::Limit | HookFailureKind::Invalid => 1,
-            };
+            let attempts = attempts_at_most(failure.kind, hook.config.retries);
             if attempt >= attempts || self.left() <= PAUSE || run.deps.cancel.is_cancelled() {
                 return (result, attempt);
             }
@@ -281,7 +277,7 @@ impl Hold {
                 self.thaw(run, &mut in_force, false).await;
             }
             if self.is_over() {
-                self.let_go(run, known, SnapshotOutcome::Failed).await;
+                self.let_go(run, known, SnapshotOutcome::Failed, None).await;
                 self.late = true;
             }
         };
@@ -318,7 +314,7 @@ impl Hold {
             match timeout_at(self.deadline, freezing.as_mut()).await {
                 Ok(frozen) => frozen,
                 Err(_) => {
-                    self.let_go(run, known, SnapshotOutcome::Failed).await;
+                    self.let_go(run, known, SnapshotOutcome::Failed, None).await;
                     self.late = true;
                     freezing.await
                 }
@@ -340,7 +336,13 @@ impl Hold {
     }
 
     /// Runs `post` for every hook whose `pre` was started, last first. Nothing stops this, and it happens once.
-    async fn let_go(&mut self, run: &mut Run<'_>, known: &Known, snapshot: SnapshotOutcome) {
+    async fn let_go(
+        &mut self,
+        run: &mut Run<'_>,
+        known: &Known,
+        outcome: SnapshotOutcome,
+        snapshot: Option<&Snapshot>,
+    ) {
         if run.journal.owed().hooks.is_empty() {
             return;
         }
@@ -349,8 +351,11 @@ impl Hold {
             let Some(hook) = known.hooks.iter().find(|hook| hook.config.name == owed.name) else {
                 continue;
             };
-            let context = context(run, &run.disks, hook);
-            let ended = post(run, hook, &context, &owed, snapshot).await;
+            let context = HookContext {
+                so_far: self.so_far(run, snapshot),
+                ..context(run, &run.disks, hook)
+            };
+            let ended = post(run, hook, &context, &owed, outcome, Some(self.deadline)).await;
             if let Some(failure) = ended.failure
                 && let Err(error) = self.failed(run, hook, "post", failure)
             {
@@ -363,6 +368,43 @@ impl Hold {
         }
         self.let_go_at = Some(Instant::now());
     }
+
+    /// What a `post` is told: it and those that come after it are taken to succeed.
+    fn so_far(&self, run: &Run<'_>, snapshot: Option<&Snapshot>) -> SoFar {
+        let held = self.began.elapsed();
+        let hooks = self.hooks.iter().map(|hook| HookFacts {
+            post_failed: hook.outcome.post.as_ref().is_some_and(|post| !post.ok),
+            ..hook.facts()
+        });
+        let hooks: Vec<_> = hooks.collect();
+        let worth = |snapshot: &Snapshot| {
+            decide(&Facts {
+                provider: snapshot.consistency,
+                provider_reason: &snapshot.consistency_reason,
+                hooks: &hooks,
+                held,
+                hold_at_most: run.policy.hold_at_most,
+                snapshot_late: false,
+                freeze: self.freeze.fact(),
+            })
+        };
+        let by_provider = snapshot.and_then(|snapshot| snapshot.frozen_ms).map(|ms| Duration::from_millis(ms.into()));
+        SoFar {
+            consistency: snapshot.map(|snapshot| worth(snapshot).reached),
+            held: Some(held),
+            frozen: by_provider.or_else(|| self.freeze.frozen()),
+        }
+    }
+}
+
+/// How often a step is run in all, if it goes on failing like this.
+fn attempts_at_most(failure: HookFailureKind, retries: u32) -> u32 {
+    match failure {
+        HookFailureKind::Failed | HookFailureKind::TimedOut => 1 + retries,
+        // The hook itself asks for another try.
+        HookFailureKind::TryAgain => 1 + retries.max(1),
+        HookFailureKind::Denied | HookFailureKind::Limit | HookFailureKind::Invalid => 1,
+    }
 }
 
 /// How a `post` ended.
@@ -372,23 +414,39 @@ pub(super) struct Ended {
     pub failure: Option<HookFailure>,
 }
 
-/// Runs one `post`, once, and writes down that it was run.
+/// Runs one `post` and writes down that it was run. It is always given one try; another only where the hook asks for it,
+/// and not after `no_retry_after`: by then other hooks' applications have waited long enough.
 pub(super) async fn post(
     run: &mut Run<'_>,
     hook: &LoadedHook,
     context: &HookContext,
     owed: &OwedHook,
     snapshot: SnapshotOutcome,
+    no_retry_after: Option<Instant>,
 ) -> Ended {
     run.deps.progress.step(&hook.config.name);
     let began = Instant::now();
-    let called = hook.runner.post(context, owed.memory.as_deref(), snapshot);
-    let result = match timeout(hook.config.timeout + GRACE, called).await {
-        Ok(result) => result,
-        Err(_) => Err(not_ended(hook.config.timeout)),
+    let mut attempt = 1;
+    let result = loop {
+        let context = HookContext {
+            attempt,
+            ..context.clone()
+        };
+        let called = hook.runner.post(&context, owed.memory.as_deref(), snapshot);
+        let result = match timeout(hook.config.timeout + GRACE, called).await {
+            Ok(result) => result,
+            Err(_) => Err(not_ended(hook.config.timeout)),
+        };
+        let Err(failure) = &result else { break result };
+        let too_late = no_retry_after.is_some_and(|end| Instant::now() + PAUSE >= end);
+        if too_late || attempt >= attempts_at_most(failure.kind, hook.terms.post_retries) {
+            break result;
+        }
+        sleep(PAUSE).await;
+        attempt += 1;
     };
     let said = result.as_ref().map(|report| report.output.as_str()).unwrap_or_default();
-    let outcome = step(&result.as_ref().map(drop), 1, began.elapsed(), said);
+    let outcome = step(&result.as_ref().map(drop), attempt, began.elapsed(), said);
     run.record_quietly(Event::HookEnded {
         hook: owed.name.clone(),
         outcome: outcome.clone(),
@@ -411,30 +469,26 @@ fn step(result: &Result<(), &HookFailure>, attempts: u32, took: Duration, said: 
         attempts,
         duration_ms: took.as_millis() as u64,
         error: failure.map(ToString::to_string),
+        code: failure.map(|failure| failure.code().to_owned()),
         output: failure.map_or(said, |failure| &failure.output).to_owned(),
     }
 }
 
 fn not_ended(limit: Duration) -> HookFailure {
-    HookFailure {
-        kind: HookFailureKind::TimedOut,
-        text: format!(
-            "it did not end within {} s, and its runner did not end it",
-            limit.as_secs_f64()
-        ),
-        hint: None,
-        output: String::new(),
-    }
+    let text = format!(
+        "it did not end within {} s, and its runner did not end it",
+        limit.as_secs_f64()
+    );
+    HookFailure::new(HookFailureKind::TimedOut, text)
 }
 
 fn out_of_time(hold_at_most: Duration) -> HookFailure {
+    let text = format!(
+        "it was not started: the hold of {} s was over",
+        hold_at_most.as_secs_f64()
+    );
     HookFailure {
-        kind: HookFailureKind::TimedOut,
-        text: format!(
-            "it was not started: the hold of {} s was over",
-            hold_at_most.as_secs_f64()
-        ),
         hint: Some("give earlier hooks shorter timeouts, or the policy a longer `hold-at-most`".to_owned()),
-        output: String::new(),
+        ..HookFailure::new(HookFailureKind::TimedOut, text)
     }
 }

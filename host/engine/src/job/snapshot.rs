@@ -13,7 +13,7 @@ use super::run::Run;
 use crate::config::HookConfig;
 use crate::consistency::{Facts, FreezeFact, decide};
 use crate::freeze;
-use crate::hook::{HookContext, HookRunner};
+use crate::hook::{HookContext, HookRunner, HookTerms, SoFar};
 use crate::journal::Event;
 use crate::machine::{Attachment, DiskId, DiskInfo, Finding, FindingLevel};
 use crate::provider::{ProviderError, ProviderErrorKind, SnapshotId, SnapshotProvider, Source, TakenDisk};
@@ -39,8 +39,20 @@ pub(super) struct Known {
 /// A hook of the machine: what the config says of it, and what runs it.
 #[derive(Clone)]
 pub(super) struct LoadedHook {
+    /// With what the hook's own file says in the place of what the config says.
     pub config: HookConfig,
+    pub terms: HookTerms,
     pub runner: Arc<dyn HookRunner>,
+}
+
+impl LoadedHook {
+    pub fn new(mut config: HookConfig, runner: Arc<dyn HookRunner>) -> Self {
+        let terms = runner.terms();
+        config.timeout = terms.timeout.unwrap_or(config.timeout);
+        config.retries = terms.retries.unwrap_or(config.retries);
+        config.on_failure = terms.on_failure.unwrap_or(config.on_failure);
+        Self { config, terms, runner }
+    }
 }
 
 impl Known {
@@ -137,7 +149,7 @@ fn loaded_hooks(run: &Run<'_>, runs_outside: bool) -> Result<Vec<LoadedHook>, Jo
         let runner = runner
             .cloned()
             .ok_or_else(|| JobError::HookNotLoaded { hook: name.clone() })?;
-        Ok(LoadedHook { config, runner })
+        Ok(LoadedHook::new(config, runner))
     };
     run.config.hooks.iter().map(load).collect()
 }
@@ -154,6 +166,7 @@ pub(super) fn context(run: &Run<'_>, disks: &[DiskId], hook: &LoadedHook) -> Hoo
         timeout: hook.config.timeout,
         hold_at_most: run.policy.hold_at_most,
         guard: run.deps.guard.clone(),
+        so_far: SoFar::default(),
     }
 }
 

@@ -10,9 +10,11 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coffre_guard::{Guard, Owner};
+use parking_lot::RwLock;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -80,19 +82,32 @@ pub(crate) struct Broker {
     secrets: Arc<dyn SecretSource>,
     /// To whom the processes of the plugin's programs are owed while they run.
     guard: Option<(Guard, Owner)>,
+    cancelled: Arc<AtomicBool>,
+    /// Held for reading while a program runs.
+    running: RwLock<()>,
 }
 
 type Done<T> = Result<T, Failure>;
 
 impl Broker {
-    pub fn new(permissions: Permissions, secrets: Arc<dyn SecretSource>, guard: Option<Guard>) -> Self {
-        // A plugin does not know which job it works for; its messages name it itself.
-        let guard = guard.map(|guard| (guard, Owner::default()));
+    pub fn new(permissions: Permissions, secrets: Arc<dyn SecretSource>, guard: Option<(Guard, Owner)>) -> Self {
         Self {
             permissions,
             secrets,
             guard,
+            cancelled: Arc::default(),
+            running: RwLock::new(()),
         }
+    }
+
+    /// Ends the programs that run for a guest which nobody waits for, and refuses to start others.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Blocks until no program runs.
+    pub fn wait_for_programs(&self) {
+        drop(self.running.write());
     }
 
     pub fn plugin(&self) -> &str {
@@ -105,7 +120,7 @@ impl Broker {
     }
 
     fn refused(&self, refusal: Refusal) -> Failure {
-        Failure::new(FailureKind::Denied, refusal.text(&self.permissions.plugin))
+        Failure::new(FailureKind::Denied, refusal.text(&self.permissions))
     }
 
     fn place(&self, kind: GrantKind, path: &str) -> Done<Place> {
@@ -254,6 +269,7 @@ impl Broker {
         self.permissions
             .command(&program, &arguments)
             .map_err(|refusal| self.refused(refusal))?;
+        let _running = self.running.read();
         let left = deadline.saturating_duration_since(Instant::now());
         let keep_bytes = max_output_bytes.min(OUTPUT_BYTES) as usize;
         let mut command = process::Command::new(&program, left).args(arguments);
@@ -261,6 +277,7 @@ impl Broker {
         command.input = input;
         command.keep_bytes = keep_bytes;
         command.guard = self.guard.clone();
+        command.cancelled = Some(self.cancelled.clone());
         let output = process::run(&command).map_err(|error| {
             let kind = match &error {
                 process::ProcessError::TimedOut { .. } => FailureKind::TimedOut,

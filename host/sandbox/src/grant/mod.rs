@@ -247,7 +247,8 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// For the operator: what was refused, and the grant that would allow it.
-    pub fn text(&self, plugin: &str) -> String {
+    pub fn text(&self, whose: &Permissions) -> String {
+        let Permissions { role, plugin, .. } = whose;
         match self {
             Self::NoPath(path) => {
                 format!(
@@ -257,11 +258,11 @@ impl Refusal {
             }
             Self::NotGranted { kind, what } => {
                 format!(
-                    "the plugin `{plugin}` has no grant for {what}; [plugin.{plugin}.grant] {kind} = [{what}] would allow it"
+                    "the {role} `{plugin}` has no grant for {what}; [{role}.{plugin}.grant] {kind} = [{what}] would allow it"
                 )
             }
             Self::NotAsked { kind, what } => {
-                format!("the plugin `{plugin}` may not have {kind} {what}: its manifest does not ask for it")
+                format!("the {role} `{plugin}` may not have {kind} {what}: its manifest does not ask for it")
             }
         }
     }
@@ -270,6 +271,8 @@ impl Refusal {
 /// What one plugin may do for one machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Permissions {
+    /// The table of the configuration in which its grants stand: `plugin` or `hook`.
+    role: &'static str,
     pub plugin: String,
     asked: FilledIn,
     granted: FilledIn,
@@ -284,10 +287,16 @@ impl Permissions {
 
     pub fn new(plugin: &str, asked: &GrantTable, granted: &GrantTable, settings: &Value) -> Result<Self, Wrong> {
         Ok(Self {
+            role: "plugin",
             plugin: plugin.to_owned(),
             asked: asked.filled_in(settings)?,
             granted: granted.filled_in(settings)?,
         })
+    }
+
+    /// As of a hook.
+    pub fn of_hook(self) -> Self {
+        Self { role: "hook", ..self }
     }
 
     /// Where to resolve `path`, if both sides cover it.

@@ -8,6 +8,7 @@ use wasmtime::Result;
 use wasmtime::component::Resource;
 
 use super::bindings::coffre::plugin as wit;
+use super::hook_bindings::coffre::plugin as hook_wit;
 use super::instance::GuestState;
 use super::log::{Verdict, plain_line};
 use crate::broker::{Broker, Failure, FailureKind, LONGEST_SLEEP, Program};
@@ -61,6 +62,15 @@ impl wit::log::Host for GuestState {
             tracing::warn!(plugin, dropped, "the plugin logs too fast; lines were dropped");
         }
         let message = plain_line(&message, LOG_LINE_BYTES);
+        let message = match &self.around.transcript {
+            Some(transcript) => {
+                let mut transcript = transcript.lock();
+                let message = transcript.redact(&message);
+                transcript.line(&message);
+                message
+            }
+            None => message,
+        };
         match level {
             wit::log::Level::Debug => tracing::debug!(plugin, "{message}"),
             wit::log::Level::Info => tracing::info!(plugin, "{message}"),
@@ -99,15 +109,24 @@ impl wit::process::Host for GuestState {
         max_output_bytes: u32,
         timeout_ms: u32,
     ) -> Answer<wit::process::Output> {
+        let mut environment = self.around.environment.clone();
+        // What the guest says goes before what surrounds it.
+        environment.retain(|(name, _)| !command.environment.iter().any(|(own, _)| own == name));
+        environment.extend(command.environment);
         let program = Program {
             program: command.program,
             arguments: command.arguments,
-            environment: command.environment,
+            environment,
             input,
             max_output_bytes: max_output_bytes.min(OUTPUT_BYTES),
             deadline: Instant::now() + Duration::from_millis(timeout_ms.into()).min(self.left()),
         };
         let done = self.ask(move |broker| broker.run(program)).await?;
+        if let (Ok(output), Some(transcript)) = (&done, &self.around.transcript) {
+            let mut transcript = transcript.lock();
+            transcript.command_output(&output.stdout, false);
+            transcript.command_output(&output.stderr, false);
+        }
         Ok(done.map(|output| wit::process::Output {
             status: output.status,
             stdout: output.stdout,
@@ -190,6 +209,43 @@ impl wit::guest_agent::Host for GuestState {
 
 impl wit::secret::Host for GuestState {
     async fn get(&mut self, name: String) -> Answer<String> {
-        self.ask(move |broker| broker.secret(&name)).await
+        let asked = name.clone();
+        let secret = self.ask(move |broker| broker.secret(&asked)).await?;
+        if let (Ok(value), Some(transcript)) = (&secret, &self.around.transcript) {
+            transcript.lock().hide(&name, value);
+        }
+        Ok(secret)
+    }
+}
+
+impl hook_wit::session::Host for GuestState {}
+
+impl hook_wit::session::HostLive for GuestState {
+    async fn start(&mut self, _name: String, command: wit::process::Command) -> Answer<Resource<Never>> {
+        let failure = self
+            .broker
+            .later_command(&command.program, &command.arguments, "sessions that stay open");
+        Ok(Err(failure.into()))
+    }
+
+    async fn resume(&mut self, _name: String) -> Result<Option<Resource<Never>>> {
+        // There is none, since none could be started.
+        Ok(None)
+    }
+
+    async fn write(&mut self, live: Resource<Never>, _bytes: Vec<u8>) -> Answer<()> {
+        match *self.table.get(&live)? {}
+    }
+
+    async fn read(&mut self, live: Resource<Never>, _max_bytes: u32, _timeout_ms: u32) -> Answer<Vec<u8>> {
+        match *self.table.get(&live)? {}
+    }
+
+    async fn stop(&mut self, live: Resource<Never>) -> Answer<()> {
+        match *self.table.get(&live)? {}
+    }
+
+    async fn drop(&mut self, live: Resource<Never>) -> Result<()> {
+        match self.table.delete(live)? {}
     }
 }

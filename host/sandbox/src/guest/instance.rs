@@ -8,24 +8,74 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
 
 use super::bindings::{SnapshotProvider, SnapshotProviderPre};
+use super::hook_bindings::{ApplicationHook, ApplicationHookPre};
 use super::log::LogBudget;
 use crate::broker::Broker;
 use crate::engine::SandboxEngine;
+use crate::hook::Transcript;
 use crate::limits::{DEADLINE_GRACE, INSTANCES, MEMORIES, RESOURCES, TABLE_ELEMENTS, TABLES, TRANSFER_BYTES};
 
 /// What the host knows of one instance.
 pub(crate) struct GuestState {
     pub(super) table: ResourceTable,
     pub(super) broker: Arc<Broker>,
+    pub(super) around: Around,
     pub(super) log: LogBudget,
     /// The last line that it logged as an error; a panic's message is one.
     pub(super) last_error: Option<String>,
     deadline: Instant,
     ceiling: Ceiling,
+}
+
+/// What surrounds the calls of an instance; a provider's have nothing around them.
+#[derive(Clone, Default)]
+pub(crate) struct Around {
+    /// Set for every program that the guest runs, beside what it sets itself.
+    pub environment: Vec<(String, String)>,
+    /// Keeps what the guest and its programs say.
+    pub transcript: Option<Arc<Mutex<Transcript>>>,
+}
+
+/// A world of the contract, as the host runs it.
+pub(crate) trait GuestWorld: Sized + Send + 'static {
+    /// A component that is linked.
+    type Linked: Clone + Send + Sync;
+
+    /// Links all interfaces, granted or not.
+    fn link(linker: &mut Linker<GuestState>, component: &Component) -> wasmtime::Result<Self::Linked>;
+
+    fn start<'a>(linked: &'a Self::Linked, store: &'a mut Store<GuestState>) -> BoxFuture<'a, wasmtime::Result<Self>>;
+}
+
+impl GuestWorld for SnapshotProvider {
+    type Linked = SnapshotProviderPre<GuestState>;
+
+    fn link(linker: &mut Linker<GuestState>, component: &Component) -> wasmtime::Result<Self::Linked> {
+        Self::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+        SnapshotProviderPre::new(linker.instantiate_pre(component)?)
+    }
+
+    fn start<'a>(linked: &'a Self::Linked, store: &'a mut Store<GuestState>) -> BoxFuture<'a, wasmtime::Result<Self>> {
+        Box::pin(linked.instantiate_async(store))
+    }
+}
+
+impl GuestWorld for ApplicationHook {
+    type Linked = ApplicationHookPre<GuestState>;
+
+    fn link(linker: &mut Linker<GuestState>, component: &Component) -> wasmtime::Result<Self::Linked> {
+        Self::add_to_linker::<_, HasSelf<_>>(linker, |state| state)?;
+        ApplicationHookPre::new(linker.instantiate_pre(component)?)
+    }
+
+    fn start<'a>(linked: &'a Self::Linked, store: &'a mut Store<GuestState>) -> BoxFuture<'a, wasmtime::Result<Self>> {
+        Box::pin(linked.instantiate_async(store))
+    }
 }
 
 impl GuestState {
@@ -94,40 +144,36 @@ struct DeadlineOver;
 
 /// A component, linked once and instantiated as often as needed.
 #[derive(Clone)]
-pub(crate) struct GuestEngine {
+pub(crate) struct GuestEngine<W: GuestWorld = SnapshotProvider> {
     /// Keeps the ticker alive for as long as anything may run.
     engine: Arc<SandboxEngine>,
-    linked: SnapshotProviderPre<GuestState>,
-    broker: Arc<Broker>,
+    linked: W::Linked,
     memory_bytes: usize,
 }
 
-impl GuestEngine {
-    /// Links all interfaces, granted or not. The error is a cause.
-    pub fn new(
-        engine: Arc<SandboxEngine>,
-        component: &Component,
-        broker: Arc<Broker>,
-        memory_bytes: usize,
-    ) -> Result<Self, String> {
+impl<W: GuestWorld> GuestEngine<W> {
+    /// Links the component. The error is a cause.
+    pub fn new(engine: Arc<SandboxEngine>, component: &Component, memory_bytes: usize) -> Result<Self, String> {
         let mut linker: Linker<GuestState> = Linker::new(engine.wasmtime());
-        let linked = SnapshotProvider::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)
-            .and_then(|()| linker.instantiate_pre(component))
-            .and_then(SnapshotProviderPre::new);
-        let linked = linked.map_err(|error| format!("{error:#}"))?;
+        let linked = W::link(&mut linker, component).map_err(|error| format!("{error:#}"))?;
         Ok(Self {
             engine,
             linked,
-            broker,
             memory_bytes,
         })
     }
 
-    /// A fresh instance with a fresh store.
-    pub async fn instantiate(&self, at_most: Duration) -> Result<Instance, CallError> {
+    /// A fresh instance with a fresh store, for whom `broker` acts.
+    pub async fn instantiate(
+        &self,
+        broker: &Arc<Broker>,
+        around: Around,
+        at_most: Duration,
+    ) -> Result<Instance<W>, CallError> {
         let state = GuestState {
             table: ResourceTable::new(),
-            broker: self.broker.clone(),
+            broker: broker.clone(),
+            around,
             log: LogBudget::new(Instant::now()),
             last_error: None,
             deadline: Instant::now() + at_most,
@@ -148,7 +194,7 @@ impl GuestEngine {
             Ok(UpdateDeadline::Yield(1))
         });
         store.set_epoch_deadline(1);
-        let started = tokio::time::timeout(at_most + DEADLINE_GRACE, self.linked.instantiate_async(&mut store)).await;
+        let started = tokio::time::timeout(at_most + DEADLINE_GRACE, W::start(&self.linked, &mut store)).await;
         match started {
             Ok(Ok(bindings)) => Ok(Instance {
                 store,
@@ -162,19 +208,18 @@ impl GuestEngine {
 }
 
 /// One that runs.
-pub(crate) struct Instance {
+pub(crate) struct Instance<W: GuestWorld = SnapshotProvider> {
     pub store: Store<GuestState>,
-    pub bindings: SnapshotProvider,
+    pub bindings: W,
     _engine: Arc<SandboxEngine>,
 }
 
-impl Instance {
+impl<W: GuestWorld> Instance<W> {
     /// Makes one call. After an error the instance must not be used again.
     pub async fn call<T: Send>(
         &mut self,
         at_most: Duration,
-        make: impl for<'a> FnOnce(&'a SnapshotProvider, &'a mut Store<GuestState>) -> BoxFuture<'a, wasmtime::Result<T>>
-        + Send,
+        make: impl for<'a> FnOnce(&'a W, &'a mut Store<GuestState>) -> BoxFuture<'a, wasmtime::Result<T>> + Send,
     ) -> Result<T, CallError> {
         self.store.data_mut().deadline = Instant::now() + at_most;
         self.store.set_epoch_deadline(1);

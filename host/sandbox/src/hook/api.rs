@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coffre_engine::secret::SecretSource;
 use coffre_engine::{Attachment, Finding, FindingLevel, HookFailureKind};
 use rhai::{Array, Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, Map, NativeCallContext};
 
 use super::call::{Call, Phase, Stop};
-use super::limits;
+use super::exchange::is_attachment_name;
 use super::transcript::log_line;
+use super::{limits, secrets};
 use crate::process::{self, Command, ProcessError};
 
 type Outcome<T> = Result<T, Box<EvalAltResult>>;
@@ -246,41 +246,11 @@ fn secret(call: &Call, name: &str) -> Result<ImmutableString, Stop> {
             )),
         );
     };
-    let unknown = |cause: String| Stop::new(HookFailureKind::Failed, format!("the secret `{name}`: {cause}"));
-    let value = match source {
-        // By our own runner, which keeps the deadline and leaves nothing behind.
-        SecretSource::Command(words) => {
-            let (program, arguments) = words
-                .split_first()
-                .ok_or_else(|| unknown("an empty command".to_owned()))?;
-            let command = Command {
-                deadline: call.deadline,
-                cancelled: Some(call.cancelled.clone()),
-                guard: call.guard.clone(),
-                ..Command::new(program, call.timeout).args(arguments)
-            };
-            let output = process::run(&command).map_err(|error| unknown(error.to_string()))?;
-            if output.status != 0 || output.stdout.is_cut() {
-                return Err(unknown(format!("{program} failed (status {})", output.status)));
-            }
-            let text =
-                String::from_utf8(output.stdout.bytes).map_err(|_| unknown("it is not UTF-8 text".to_owned()))?;
-            text.trim_end_matches(['\n', '\r']).to_owned()
-        }
-        source => match source.resolve_text() {
-            Ok(text) => text.as_str().to_owned(),
-            Err(error) => {
-                let stop = unknown(error.to_string());
-                return Err(Stop {
-                    hint: error.hint(),
-                    ..stop
-                });
-            }
-        },
-    };
-    if value.is_empty() {
-        return Err(unknown("it is empty".to_owned()));
-    }
+    let guard = call.guard.clone();
+    let value = secrets::resolve(name, source, call.deadline, &call.cancelled, guard).map_err(|failure| Stop {
+        hint: failure.hint,
+        ..Stop::new(failure.kind, failure.text)
+    })?;
     let mut state = call.state.lock();
     state.transcript.hide(name, &value);
     state.known_secrets.insert(name.to_owned(), value.clone());
@@ -363,11 +333,7 @@ fn register_declarations(engine: &mut Engine, call: &Arc<Call>) {
 fn attach(call: &Call, at: &NativeCallContext<'_>, name: &str, text: &str) -> Outcome<()> {
     only_in(call, at, "attach", Phase::Post)?;
     let mut state = call.state.lock();
-    let stop = if name.is_empty()
-        || name.len() > limits::ATTACHMENT_NAME_BYTES
-        || name.starts_with('.')
-        || name.contains(|letter: char| letter == '/' || letter.is_control())
-    {
+    let stop = if !is_attachment_name(name) {
         Stop::new(
             HookFailureKind::Failed,
             format!("{name:?} cannot be the name of an attachment"),

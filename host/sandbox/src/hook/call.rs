@@ -11,6 +11,7 @@ use coffre_guard::{Guard, Owner};
 use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
+use super::environment;
 use super::limits::GROWTH_BYTES;
 use super::spec::HookSpec;
 use super::transcript::Transcript;
@@ -109,19 +110,6 @@ impl Call {
         outcome: Option<SnapshotOutcome>,
     ) -> Result<Self, HookFailure> {
         let commands = spec.commands(hook, &context.machine.settings)?;
-        let mut environment = vec![
-            ("COFFRE_HOOK".to_owned(), hook.to_owned()),
-            ("COFFRE_PHASE".to_owned(), phase.as_str().to_owned()),
-            ("COFFRE_MACHINE".to_owned(), context.machine.name.clone()),
-            ("COFFRE_JOB".to_owned(), context.job.clone()),
-            ("COFFRE_ATTEMPT".to_owned(), context.attempt.to_string()),
-        ];
-        if let Some(outcome) = outcome {
-            environment.push((
-                "COFFRE_OUTCOME".to_owned(),
-                super::context::outcome_word(outcome).to_owned(),
-            ));
-        }
         Ok(Self {
             hook: hook.to_owned(),
             phase,
@@ -131,8 +119,8 @@ impl Call {
             cancelled: Arc::default(),
             commands,
             secrets: spec.secrets.clone(),
-            environment,
-            guard: (context.guard.clone()).map(|guard| (guard, owner(context))),
+            environment: environment::of(hook, phase, context, outcome),
+            guard: guarded(context),
             state: Mutex::default(),
         })
     }
@@ -154,16 +142,8 @@ impl Call {
     }
 
     pub(super) fn timed_out(&self) -> Stop {
-        let text = format!(
-            "`{}` had not ended after {:.1} s",
-            self.phase.as_str(),
-            self.timeout.as_secs_f64()
-        );
-        Stop::new(HookFailureKind::TimedOut, text).with_hint(format!(
-            "give it more than {:.1} s by `timeout` in [hook.{}], or find out what it waits for",
-            self.timeout.as_secs_f64(),
-            self.hook
-        ))
+        let (text, hint) = timed_out(&self.hook, self.phase, self.timeout);
+        Stop::new(HookFailureKind::TimedOut, text).with_hint(hint)
     }
 
     /// Sleeps, but not past the deadline and not on when cancelled.
@@ -186,11 +166,21 @@ impl Call {
     }
 }
 
-fn owner(context: &HookContext) -> Owner {
-    Owner {
+/// To whom what a call starts is owed, and on whose behalf.
+pub(super) fn guarded(context: &HookContext) -> Option<(Guard, Owner)> {
+    let owner = Owner {
         machine: context.machine.name.clone(),
         job: context.job.clone(),
-    }
+    };
+    context.guard.clone().map(|guard| (guard, owner))
+}
+
+/// What is said of a call that took too long, and what to do about it.
+pub(super) fn timed_out(hook: &str, phase: Phase, timeout: Duration) -> (String, String) {
+    let seconds = timeout.as_secs_f64();
+    let text = format!("`{}` had not ended after {seconds:.1} s", phase.as_str());
+    let hint = format!("give it more than {seconds:.1} s by `timeout` in [hook.{hook}], or find out what it waits for");
+    (text, hint)
 }
 
 /// The process's memory (proc_pid_statm(5)); 0 where that is not known.

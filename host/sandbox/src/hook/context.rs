@@ -1,8 +1,9 @@
-//! What a script is told: `ctx`, and what `pre` leaves for `post`.
+//! What a hook is told of its call: for scripts as `ctx`, for programs as a JSON document; and what `pre` of a script leaves
+//! for `post`.
 
 use std::sync::Arc;
 
-use coffre_engine::{HookContext, OsFamily, SnapshotOutcome};
+use coffre_engine::{Consistency, HookContext, OsFamily, SnapshotOutcome};
 use rhai::{Dynamic, Engine, EvalAltResult, Map, NativeCallContext};
 use serde_json::{Value, json};
 
@@ -13,6 +14,22 @@ pub(super) fn outcome_word(outcome: SnapshotOutcome) -> &'static str {
         SnapshotOutcome::Taken => "taken",
         SnapshotOutcome::Failed => "failed",
         SnapshotOutcome::NotTried => "not-tried",
+    }
+}
+
+pub(super) fn consistency_word(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Crash => "crash",
+        Consistency::FileSystem => "file-system",
+        Consistency::Application => "application",
+    }
+}
+
+pub(super) fn os_word(os: OsFamily) -> &'static str {
+    match os {
+        OsFamily::Linux => "linux",
+        OsFamily::Windows => "windows",
+        OsFamily::Other => "other",
     }
 }
 
@@ -35,22 +52,17 @@ impl Told {
     }
 }
 
-/// What one call is told.
-pub(super) fn told(
+/// What one call is told, but for what `pre` left.
+pub(super) fn facts(
     hook: &str,
     settings: &Value,
     phase: Phase,
     context: &HookContext,
-    memory: Option<&str>,
     outcome: Option<SnapshotOutcome>,
-) -> Result<Told, String> {
-    let os = match context.machine.os {
-        OsFamily::Linux => "linux",
-        OsFamily::Windows => "windows",
-        OsFamily::Other => "other",
-    };
+) -> Value {
+    let os = os_word(context.machine.os);
     let ms = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-    let mut told = json!({
+    let mut facts = json!({
         "hook": hook,
         "phase": phase.as_str(),
         "machine": { "name": context.machine.name, "os": os, "settings": context.machine.settings },
@@ -64,7 +76,25 @@ pub(super) fn told(
         "hold_at_most_ms": ms(context.hold_at_most),
     });
     if let Some(outcome) = outcome {
-        told["outcome"] = outcome_word(outcome).into();
+        facts["outcome"] = outcome_word(outcome).into();
+        facts["consistency"] = context.so_far.consistency.map(consistency_word).into();
+        facts["held_ms"] = context.so_far.held.map(ms).into();
+        facts["frozen_ms"] = context.so_far.frozen.map(ms).into();
+    }
+    facts
+}
+
+/// What one call of a script is told.
+pub(super) fn told(
+    hook: &str,
+    settings: &Value,
+    phase: Phase,
+    context: &HookContext,
+    memory: Option<&str>,
+    outcome: Option<SnapshotOutcome>,
+) -> Result<Told, String> {
+    let mut told = facts(hook, settings, phase, context, outcome);
+    if outcome.is_some() {
         told["memory"] = match memory {
             Some(text) => {
                 serde_json::from_str(text).map_err(|error| format!("what `pre` left cannot be read: {error}"))?

@@ -26,10 +26,8 @@ pub(super) fn of_parsing(file: &Path, error: &ParseError) -> HookFailure {
 /// A hook that cannot be loaded.
 pub(super) fn invalid(text: String, hint: Option<String>) -> HookFailure {
     HookFailure {
-        kind: HookFailureKind::Invalid,
-        text,
         hint,
-        output: String::new(),
+        ..HookFailure::new(HookFailureKind::Invalid, text)
     }
 }
 
@@ -66,10 +64,9 @@ pub(super) fn of_running(file: &Path, error: &EvalAltResult, output: String) -> 
         },
     };
     HookFailure {
-        kind,
-        text: format!("{place}{}", text.trim_end()),
         hint,
         output,
+        ..HookFailure::new(kind, format!("{place}{}", text.trim_end()))
     }
 }
 

@@ -46,7 +46,7 @@ impl ScriptsFolder {
         }
         let mut file = self.folder.join(path).into_os_string();
         file.push(".rhai");
-        let (real, content) = trust::read(Path::new(&file)).map_err(|error| Stop {
+        let (real, content) = trust::read(Path::new(&file), trust::Readers::Any).map_err(|error| Stop {
             hint: error.hint(),
             ..Stop::new(HookFailureKind::Invalid, format!("import {name:?}: {error}"))
         })?;

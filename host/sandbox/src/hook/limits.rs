@@ -60,6 +60,8 @@ pub const MEMORY_BYTES: usize = 64 * 1024;
 /// Attachments of one hook: a label or a definition, not a second backup.
 pub const ATTACHMENTS: usize = 16;
 pub const ATTACHMENT_NAME_BYTES: usize = 255;
+/// What a point takes of one attachment.
+pub const ATTACHMENT_BYTES: usize = 1 << 20;
 
 /// What one command may be given: a script for a database tool, not a dump.
 pub const INPUT_BYTES: usize = STRING_BYTES;

@@ -29,7 +29,7 @@ impl RhaiHook {
     pub(super) fn load(name: &str, spec: &HookSpec) -> Result<Self, HookFailure> {
         // What does not depend on a machine's settings is found wrong now.
         spec.commands(name, &serde_json::Value::Null)?;
-        let (_, content) = trust::read(&spec.file)
+        let (_, content) = trust::read(&spec.file, trust::Readers::Any)
             .map_err(|error| failure::invalid(format!("the hook `{name}`: {error}"), error.hint()))?;
         let mut tree = engine(spec)
             .compile(&content)
@@ -106,10 +106,8 @@ impl RhaiHook {
                 });
             });
         let internal = |cause: String| HookFailure {
-            kind: HookFailureKind::Failed,
-            text: format!("the hook `{}`: {cause}", self.name),
-            hint: None,
             output: call.output(),
+            ..HookFailure::new(HookFailureKind::Failed, format!("the hook `{}`: {cause}", self.name))
         };
         if let Err(error) = started {
             return Err(internal(format!("starting a thread: {error}")));
@@ -175,10 +173,8 @@ impl HookRunner for RhaiHook {
             return Ok(PreReport::default());
         };
         let wrong = |kind, cause: String| HookFailure {
-            kind,
-            text: format!("{}: {cause}", self.file.display()),
-            hint: None,
             output: output.clone(),
+            ..HookFailure::new(kind, format!("{}: {cause}", self.file.display()))
         };
         let memory = context::memory(&returned).map_err(|cause| wrong(HookFailureKind::Failed, cause))?;
         if let Some(memory) = &memory {

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use coffre_engine::HookFailure;
 use coffre_engine::config::{Config, HookConfig, HookKind, HookPlace};
 use coffre_engine::secret::SecretSource;
-use coffre_engine::{HookFailure, HookFailureKind};
 use serde_json::Value;
 
+use super::failure;
 use crate::grant::CommandPattern;
+
+/// Compiled components, below the cache folder: with those of plugins.
+const COMPILED: &str = "plugins";
 
 /// A hook as it is loaded.
 #[derive(Clone, Debug)]
@@ -16,6 +20,10 @@ pub struct HookSpec {
     pub kind: HookKind,
     /// By absolute path.
     pub file: PathBuf,
+    /// Of an executable: its arguments after `pre` or `post`.
+    pub args: Vec<String>,
+    /// Of an executable: a `pre` that ends well has brought the application to rest.
+    pub application: bool,
     /// None is the host.
     pub on: Option<HookPlace>,
     /// The hook's own settings: `ctx.settings`.
@@ -26,6 +34,10 @@ pub struct HookSpec {
     pub secrets: BTreeMap<String, SecretSource>,
     /// The only folder that scripts import from.
     pub scripts_folder: PathBuf,
+    /// Of a component: its grants as they are written, but for secrets.
+    pub grants: BTreeMap<String, Value>,
+    /// Of a component: where compiled code is kept. None: nowhere.
+    pub cache_folder: Option<PathBuf>,
 }
 
 impl HookSpec {
@@ -34,27 +46,34 @@ impl HookSpec {
         Self {
             kind: HookKind::Rhai,
             file: file.into(),
+            args: Vec::new(),
+            application: false,
             on: None,
             settings: Value::Object(serde_json::Map::new()),
             commands: Vec::new(),
             secrets: BTreeMap::new(),
             scripts_folder: scripts_folder.into(),
+            grants: BTreeMap::new(),
+            cache_folder: None,
         }
     }
 
-    /// As the configuration describes it. Grants that mean nothing to a script are refused, since who wrote them believes
-    /// that they do something.
+    /// As the configuration describes it. Grants that mean nothing to a hook of its kind are refused, since who wrote them
+    /// believes that they do something.
     pub fn from_config(config: &Config, hook: &HookConfig) -> Result<Self, HookFailure> {
         let mut spec = Self {
             kind: hook.kind,
+            args: hook.args.clone(),
+            application: hook.application,
             on: hook.on.clone(),
             settings: hook.settings.clone(),
+            cache_folder: Some(config.coffre.cache.join(COMPILED)),
             ..Self::script(&hook.file, &config.coffre.scripts)
         };
         for (grant, value) in &hook.grant.0 {
             let wrong = |cause: &str, hint: &str| invalid(&hook.name, grant, cause, hint);
             match grant.as_str() {
-                "process" => {
+                "process" if hook.kind == HookKind::Rhai => {
                     spec.commands = serde_json::from_value(value.clone()).map_err(|_| {
                         wrong(
                             "must be a list of commands",
@@ -71,6 +90,15 @@ impl HookSpec {
                         let source = source(place).ok_or_else(|| wrong(&format!("`{name}` says no place"), hint))?;
                         spec.secrets.insert(name.clone(), source);
                     }
+                }
+                _ if hook.kind == HookKind::Wasm => {
+                    spec.grants.insert(grant.clone(), value.clone());
+                }
+                _ if hook.kind == HookKind::Exec => {
+                    return Err(wrong(
+                        "means nothing to an executable, which may do what the user who runs Coffre may",
+                        "an executable can be granted `secret`",
+                    ));
                 }
                 _ => {
                     return Err(wrong(
@@ -101,23 +129,16 @@ impl HookSpec {
     pub(super) fn refuse_other_places(&self, name: &str) -> Result<(), HookFailure> {
         match &self.on {
             None | Some(HookPlace::Host) => Ok(()),
-            Some(HookPlace::Agent | HookPlace::Ssh(_)) => Err(HookFailure {
-                kind: HookFailureKind::Invalid,
-                text: format!("the hook `{name}` is to run inside the machine, which this version cannot do yet"),
-                hint: Some("with on = \"host\" it would run on this host".to_owned()),
-                output: String::new(),
-            }),
+            Some(HookPlace::Agent | HookPlace::Ssh(_)) => Err(failure::invalid(
+                format!("the hook `{name}` is to run inside the machine, which this version cannot do yet"),
+                Some("with on = \"host\" it would run on this host".to_owned()),
+            )),
         }
     }
 }
 
 fn invalid(hook: &str, grant: &str, cause: &str, hint: &str) -> HookFailure {
-    HookFailure {
-        kind: HookFailureKind::Invalid,
-        text: format!("[hook.{hook}.grant] {grant}: {cause}"),
-        hint: Some(hint.to_owned()),
-        output: String::new(),
-    }
+    failure::invalid(format!("[hook.{hook}.grant] {grant}: {cause}"), Some(hint.to_owned()))
 }
 
 fn source(place: &Value) -> Option<SecretSource> {

@@ -5,7 +5,7 @@ use super::limits::{LOG_LINE_BYTES, OUTPUT_BYTES};
 /// Collects one call's output. Secrets are taken out of each piece as it comes, and once more at the end, since a command
 /// may say a secret before the script asks for it.
 #[derive(Debug, Default)]
-pub(super) struct Transcript {
+pub(crate) struct Transcript {
     text: String,
     lost_bytes: usize,
     secrets: Vec<(String, String)>,
@@ -13,7 +13,7 @@ pub(super) struct Transcript {
 
 impl Transcript {
     /// From now on, `value` is shown as the secret `name`.
-    pub(super) fn hide(&mut self, name: &str, value: &str) {
+    pub(crate) fn hide(&mut self, name: &str, value: &str) {
         if !value.is_empty() && !self.secrets.iter().any(|(_, known)| known == value) {
             self.secrets.push((name.to_owned(), value.to_owned()));
             // Where one secret is part of another the longer goes first, or its rest would stay.
@@ -22,7 +22,7 @@ impl Transcript {
     }
 
     /// The secret that a text holds, by name.
-    pub(super) fn secret_in(&self, text: &str) -> Option<&str> {
+    pub(crate) fn secret_in(&self, text: &str) -> Option<&str> {
         self.secrets
             .iter()
             .find(|(_, value)| text.contains(value.as_str()))
@@ -30,7 +30,7 @@ impl Transcript {
     }
 
     /// A text with every secret replaced by its name.
-    pub(super) fn redact(&self, text: &str) -> String {
+    pub(crate) fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, (name, value)| {
             if text.contains(value.as_str()) {
                 text.replace(value.as_str(), &format!("[secret {name}]"))
@@ -41,7 +41,7 @@ impl Transcript {
     }
 
     /// Adds a line, or lines.
-    pub(super) fn line(&mut self, text: &str) {
+    pub(crate) fn line(&mut self, text: &str) {
         let text = self.redact(text.trim_end_matches('\n'));
         let room = OUTPUT_BYTES.saturating_sub(self.text.len());
         if text.len() < room {
@@ -58,7 +58,7 @@ impl Transcript {
     }
 
     /// Adds what a command wrote. If it was cut it may end within a secret, whose beginning is then taken off.
-    pub(super) fn command_output(&mut self, bytes: &[u8], is_cut: bool) {
+    pub(crate) fn command_output(&mut self, bytes: &[u8], is_cut: bool) {
         let text = String::from_utf8_lossy(bytes);
         if text.is_empty() {
             return;
@@ -83,7 +83,7 @@ impl Transcript {
     }
 
     /// All of it, as a recovery point keeps it.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = self.redact(&self.text);
         let mut lost_bytes = self.lost_bytes;
         // A secret's name may be longer than the secret.

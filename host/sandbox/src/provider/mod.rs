@@ -6,7 +6,7 @@
 
 mod answer;
 mod changes;
-mod words;
+pub(crate) mod words;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use coffre_engine::{
     Base, Changes, Description, DiskId, DiskInfo, Finding, Machine, ProviderError, ProviderErrorKind, ProviderIdentity,
     Snapshot, SnapshotId, SnapshotProvider, Source, TakeRequest, TakenDisk,
 };
-use coffre_guard::Guard;
+use coffre_guard::{Guard, Owner};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use wasmtime::Store;
@@ -29,9 +29,10 @@ use crate::catalog::SecretSource;
 use crate::engine::SandboxEngine;
 use crate::error::PluginError;
 use crate::grant::{GrantTable, Permissions};
+use crate::guest::bindings;
 use crate::guest::bindings::coffre::plugin::types as wit;
 use crate::guest::bindings::exports::coffre::plugin::provider as exported;
-use crate::guest::{CallError, GuestEngine, Instance};
+use crate::guest::{Around, CallError, GuestEngine, Instance};
 use crate::limits::{Limits, READ_BYTES};
 use crate::manifest::Manifest;
 use answer::Checker;
@@ -92,11 +93,14 @@ impl WasmProvider {
             name: name.clone(),
             cause,
         };
+        // A plugin does not know which job it works for; its messages name it itself.
+        let guard = guard.map(|guard| (guard, Owner::default()));
         let broker = Arc::new(Broker::new(permissions, secrets, guard));
-        let guests = GuestEngine::new(engine, &component, broker.clone(), limits.memory_bytes).map_err(failed)?;
+        let guests =
+            GuestEngine::<bindings::SnapshotProvider>::new(engine, &component, limits.memory_bytes).map_err(failed)?;
         let at_most = limits.look_deadline;
         let mut instance = guests
-            .instantiate(at_most)
+            .instantiate(&broker, Around::default(), at_most)
             .await
             .map_err(|error| failed(format!("starting it {error}")))?;
         let described = instance
@@ -165,7 +169,7 @@ impl WasmProvider {
             Some(instance) => instance,
             None => self
                 .guests
-                .instantiate(at_most)
+                .instantiate(&self.broker, Around::default(), at_most)
                 .await
                 .map_err(|error| self.died(call, error))?,
         };
@@ -332,7 +336,7 @@ impl SnapshotProvider for WasmProvider {
         let known = self.remembered(id, disk);
         let mut instance = self
             .guests
-            .instantiate(at_most)
+            .instantiate(&self.broker, Around::default(), at_most)
             .await
             .map_err(|error| self.died(call, error))?;
         let (machine, asked) = (words::machine(machine), (id.0.clone(), disk.0.clone(), base.to_owned()));
@@ -378,7 +382,7 @@ impl SnapshotProvider for WasmProvider {
         let at_most = self.limits.work_deadline;
         let mut instance = self
             .guests
-            .instantiate(at_most)
+            .instantiate(&self.broker, Around::default(), at_most)
             .await
             .map_err(|error| self.died(call, error))?;
         let (machine, asked) = (words::machine(machine), (id.0.clone(), disk.0.clone()));

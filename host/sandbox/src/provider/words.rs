@@ -10,7 +10,7 @@ use crate::guest::CallError;
 use crate::guest::bindings::coffre::plugin::types as wit;
 use crate::guest::bindings::exports::coffre::plugin::provider as exported;
 
-pub(super) fn machine(machine: &Machine) -> wit::Machine {
+pub(crate) fn machine(machine: &Machine) -> wit::Machine {
     let settings = match &machine.settings {
         serde_json::Value::Null => "{}".to_owned(),
         settings => settings.to_string(),
@@ -27,7 +27,7 @@ pub(super) fn machine(machine: &Machine) -> wit::Machine {
     }
 }
 
-pub(super) fn ids(disks: &[DiskId]) -> Vec<String> {
+pub(crate) fn ids(disks: &[DiskId]) -> Vec<String> {
     disks.iter().map(|disk| disk.0.clone()).collect()
 }
 
@@ -58,7 +58,7 @@ pub(super) fn consistency(found: wit::Consistency) -> Consistency {
     }
 }
 
-pub(super) fn level(found: wit::Level) -> FindingLevel {
+pub(crate) fn level(found: wit::Level) -> FindingLevel {
     match found {
         wit::Level::Note => FindingLevel::Note,
         wit::Level::Warning => FindingLevel::Warning,
@@ -66,7 +66,7 @@ pub(super) fn level(found: wit::Level) -> FindingLevel {
     }
 }
 
-pub(super) fn attachment(found: wit::Attachment) -> Attachment {
+pub(crate) fn attachment(found: wit::Attachment) -> Attachment {
     Attachment {
         name: found.name,
         media_type: found.media_type,

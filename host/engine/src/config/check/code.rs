@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use toml::Spanned;
+
 use super::{Checker, Result, json, settings};
 use crate::config::error::suggest;
 use crate::config::model::{GrantTable, HookConfig, HookKind, HookPlace, OnFailure, PluginConfig};
@@ -16,8 +18,10 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Checker<'_> {
     pub(super) fn hook(&self, name: String, raw: raw::Hook, span: Range<usize>, scripts: &Path) -> Result<HookConfig> {
-        let kind = self.required(raw.kind, "kind", "\"rhai\"", span.clone())?;
+        let kind = self.required(raw.kind.clone(), "kind", "\"rhai\"", span.clone())?;
         let kinds = [HookKind::Rhai, HookKind::Wasm, HookKind::Exec, HookKind::Azure].map(|kind| (kind.as_str(), kind));
+        let hook_kind = self.one_of(&kind, "a kind of hook", &kinds)?;
+        self.refuse_keys_of_other_kinds(hook_kind, &raw)?;
         let file = self.required(raw.file, "file", "\"postgres.rhai\"", span)?;
         let failures = [
             ("fail", OnFailure::Fail),
@@ -36,8 +40,10 @@ impl Checker<'_> {
         });
         Ok(HookConfig {
             name,
-            kind: self.one_of(&kind, "a kind of hook", &kinds)?,
+            kind: hook_kind,
             file: scripts.join(file.get_ref()),
+            args: raw.args.map(Spanned::into_inner).unwrap_or_default(),
+            application: raw.application.is_some_and(Spanned::into_inner),
             on: on.transpose()?,
             timeout: raw.timeout.map_or(Ok(HOOK_TIMEOUT), |word| {
                 self.word(&word, |text| words::duration_within(text, "`timeout`", "10ms", "10m"))
@@ -47,8 +53,58 @@ impl Checker<'_> {
                 self.one_of(&word, "a thing to do on failure", &failures)
             })?,
             settings: settings(raw.settings),
-            grant: self.grants(raw.grant.unwrap_or_default(), HOOK_GRANTS, "hook")?,
+            grant: self.grants(
+                raw.grant.map(Spanned::into_inner).unwrap_or_default(),
+                HOOK_GRANTS,
+                "hook",
+            )?,
         })
+    }
+
+    /// Who writes a key believes that it does something.
+    fn refuse_keys_of_other_kinds(&self, kind: HookKind, raw: &raw::Hook) -> Result<()> {
+        let only_exec = [
+            ("args", raw.args.as_ref().map(Spanned::span)),
+            ("application", raw.application.as_ref().map(Spanned::span)),
+        ];
+        let not_azure = [
+            ("timeout", raw.timeout.as_ref().map(Spanned::span)),
+            ("retries", raw.retries.as_ref().map(Spanned::span)),
+            ("on-failure", raw.on_failure.as_ref().map(Spanned::span)),
+            ("settings", raw.settings.as_ref().map(Spanned::span)),
+            ("grant", raw.grant.as_ref().map(Spanned::span)),
+        ];
+        let written = |keys: &[(&'static str, Option<Range<usize>>)]| {
+            let mut keys = keys.iter();
+            keys.find_map(|(key, span)| Some((*key, span.clone()?)))
+        };
+        if kind != HookKind::Exec
+            && let Some((key, span)) = written(&only_exec)
+        {
+            let hint = match kind {
+                HookKind::Azure => "an azure hook has its parameters in its file",
+                _ => "hooks of this kind are told by `settings`, and declare application consistency themselves",
+            };
+            let message = format!(
+                "`{key}` is for hooks of the kind exec, and this one is {}",
+                kind.as_str()
+            );
+            return Err(self.wrong(span, message, Some(hint.to_owned())));
+        }
+        if kind == HookKind::Azure
+            && let Some((key, span)) = written(&not_azure)
+        {
+            let hint = match key {
+                "timeout" => "its file has timeoutInSeconds",
+                "retries" => "its file has preScriptNoOfRetries and postScriptNoOfRetries",
+                "on-failure" => "its file has continueBackupOnFailure",
+                "settings" => "its file has preScriptParams and postScriptParams",
+                _ => "its scripts may do what the user who runs Coffre may",
+            };
+            let message = format!("`{key}` is not for hooks of the kind azure");
+            return Err(self.wrong(span, message, Some(hint.to_owned())));
+        }
+        Ok(())
     }
 
     pub fn plugin(&self, name: String, raw: raw::Plugin) -> Result<PluginConfig> {

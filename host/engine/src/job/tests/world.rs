@@ -537,14 +537,12 @@ impl FakeHook {
         self.world
             .step(&format!("{step} {}", self.name))
             .await
-            .map_err(|fault| HookFailure {
-                kind: match fault {
+            .map_err(|fault| {
+                let kind = match fault {
                     Fault::TryAgain => HookFailureKind::TryAgain,
                     _ => HookFailureKind::Failed,
-                },
-                text: "a fault".to_owned(),
-                hint: None,
-                output: String::new(),
+                };
+                HookFailure::new(kind, "a fault")
             })
     }
 }

@@ -100,3 +100,64 @@ async fn a_missing_script_says_where_it_was_looked_for() {
     hint: a relative `file` is looked for below `[coffre] scripts`
     "#);
 }
+
+/// An executable that is this script.
+fn program(content: &str, mode: u32) -> Scripts {
+    let mut scripts = Scripts::with("");
+    scripts.spec.kind = coffre_engine::config::HookKind::Exec;
+    scripts.spec.file = scripts.write("hook.sh", content);
+    fs::set_permissions(&scripts.spec.file, Permissions::from_mode(mode)).unwrap();
+    scripts
+}
+
+#[tokio::test]
+async fn a_program_that_fails_is_quoted() {
+    let fails = "#!/bin/sh\necho connecting\necho 'the database is not there' >&2\necho >&2\nexit 3\n";
+    insta::assert_snapshot!(said(program(fails, 0o755)).await, @"Failed: /scripts/hook.sh: ended with status 3: the database is not there");
+    let busy = "#!/bin/sh\necho 'it is starting'\nexit 75\n";
+    insta::assert_snapshot!(said(program(busy, 0o755)).await, @"TryAgain: /scripts/hook.sh: asks to be tried again (status 75): it is starting");
+    insta::assert_snapshot!(said(program("#!/bin/sh\nexit 7\n", 0o755)).await, @"Failed: /scripts/hook.sh: ended with status 7");
+    insta::assert_snapshot!(said(program("#!/bin/sh\nsleep 60\n", 0o755)).await, @r#"
+    TimedOut: /scripts/hook.sh: `pre` had not ended after 1.0 s
+    hint: give it more than 1.0 s by `timeout` in [hook.db], or find out what it waits for
+    "#);
+    insta::assert_snapshot!(said(program("#!/bin/sh\nexit 127\n", 0o755)).await, @r#"
+    Failed: /scripts/hook.sh: ended with status 127
+    hint: a shell says 126 or 127 of what it could not run: look at its first line, and at the programs that it calls
+    "#);
+}
+
+#[tokio::test]
+async fn a_program_that_may_not_be_run_says_why() {
+    insta::assert_snapshot!(said(program("", 0o644)).await, @r#"
+    Invalid: the hook `db`: /scripts/hook.sh cannot be executed (mode 0644)
+    hint: chmod u+x /scripts/hook.sh
+    "#);
+    insta::assert_snapshot!(said(program("", 0o775)).await, @r#"
+    Invalid: the hook `db`: /scripts/hook.sh can be written by others than its owner (mode 0775)
+    hint: chmod go-w /scripts/hook.sh
+    "#);
+    let mut scripts = program("#!/bin/sh\necho token > \"$COFFRE_MEMORY\"\n", 0o755);
+    let secret = coffre_engine::secret::SecretSource::Command(vec!["/bin/echo".to_owned(), "token".to_owned()]);
+    scripts.spec.secrets.insert("api".to_owned(), secret);
+    insta::assert_snapshot!(said(scripts).await, @r#"
+    Denied: `pre` left the secret `api` in $COFFRE_MEMORY, which would be written to disk
+    hint: `post` is given it again
+    "#);
+}
+
+#[tokio::test]
+async fn a_file_of_azures_framework_is_named_with_the_frameworks_word() {
+    let azure = |content: &str, mode: u32| {
+        let mut scripts = program(content, mode);
+        scripts.spec.kind = coffre_engine::config::HookKind::Azure;
+        scripts
+    };
+    insta::assert_snapshot!(said(azure("{}", 0o600)).await, @"Invalid: /scripts/hook.sh: preScriptLocation is missing, or not a text (FailedPrepostPluginConfigParsing)");
+    insta::assert_snapshot!(said(azure("{}", 0o640)).await, @r#"
+    Invalid: /scripts/hook.sh can be read by others than its owner (mode 0640) (FailedPrepostPluginConfigPermissionError)
+    hint: chmod go-rwx /scripts/hook.sh
+    "#);
+    let missing = "{\"preScriptLocation\": \"/no/such/pre.sh\", \"postScriptLocation\": \"/no/such/post.sh\"}";
+    insta::assert_snapshot!(said(azure(missing, 0o600)).await, @"Invalid: the pre script /no/such/pre.sh is not there (FailedPrepostPreScriptNotFound)");
+}

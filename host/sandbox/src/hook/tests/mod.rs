@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coffre_engine::{
-    Consistency, DiskId, HookContext, HookFailure, HookRunner, Machine, OsFamily, PreReport, SnapshotOutcome,
+    Consistency, DiskId, HookContext, HookFailure, HookRunner, Machine, OsFamily, PreReport, SnapshotOutcome, SoFar,
 };
 use serde_json::json;
 
@@ -89,6 +89,7 @@ fn context(timeout_ms: u64) -> HookContext {
         timeout: Duration::from_millis(timeout_ms),
         guard: None,
         hold_at_most: Duration::from_secs(60),
+        so_far: SoFar::default(),
     }
 }
 

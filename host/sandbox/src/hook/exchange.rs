@@ -1,0 +1,205 @@
+//! The folder that a call of a program shares with it: what it is told beside its environment, what `pre` leaves for
+//! `post`, and what `post` attaches to the point. Gone when the call has ended.
+//!
+//! Nobody else can look into it. Where there is a file system in memory it lies there; with secrets it lies nowhere else.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use coffre_engine::{Attachment, HookFailure, HookFailureKind};
+use rustix::fs::OFlags;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::call::Phase;
+use super::limits::{ATTACHMENT_BYTES, ATTACHMENT_NAME_BYTES, ATTACHMENTS, MEMORY_BYTES};
+
+/// The types of file systems in memory (statfs(2)).
+const TMPFS: u32 = 0x0102_1994;
+const RAMFS: u32 = 0x8584_58f6;
+
+pub(super) struct Exchange {
+    folder: TempDir,
+    phase: Phase,
+    has_secrets: bool,
+}
+
+impl Exchange {
+    /// Lays everything out. `memory` is what `pre` left.
+    pub(super) fn open(
+        phase: Phase,
+        facts: &Value,
+        memory: Option<&str>,
+        secrets: &[(String, String)],
+    ) -> Result<Self, HookFailure> {
+        let failed = |error: io::Error| {
+            let text = format!("the folder for what the hook is told cannot be made: {error}");
+            HookFailure::new(HookFailureKind::Failed, text)
+        };
+        let (folder, in_memory) = folder().map_err(failed)?;
+        if !secrets.is_empty() && !in_memory {
+            let text = "there is no file system in memory for the secrets that the hook is granted";
+            return Err(HookFailure {
+                hint: Some("mount a tmpfs on /dev/shm, or let the program get the secret itself".to_owned()),
+                ..HookFailure::new(HookFailureKind::Failed, text)
+            });
+        }
+        let exchange = Self {
+            folder,
+            phase,
+            has_secrets: !secrets.is_empty(),
+        };
+        let lay_out = || {
+            write(&exchange.path("context.json"), facts.to_string().as_bytes())?;
+            write(&exchange.path("memory"), memory.unwrap_or_default().as_bytes())?;
+            if phase == Phase::Post {
+                make_folder(&exchange.path("attachments"))?;
+            }
+            if exchange.has_secrets {
+                make_folder(&exchange.path("secrets"))?;
+            }
+            secrets
+                .iter()
+                .try_for_each(|(name, value)| write(&exchange.path("secrets").join(name), value.as_bytes()))
+        };
+        lay_out().map_err(failed)?;
+        Ok(exchange)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where the program finds everything.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let variable = |name: &str, file: &str| (name.to_owned(), self.path(file).display().to_string());
+        let mut all = vec![
+            variable("COFFRE_CONTEXT", "context.json"),
+            variable("COFFRE_MEMORY", "memory"),
+        ];
+        if self.phase == Phase::Post {
+            all.push(variable("COFFRE_ATTACHMENTS", "attachments"));
+        }
+        if self.has_secrets {
+            all.push(variable("COFFRE_SECRETS", "secrets"));
+        }
+        all
+    }
+
+    /// What `pre` left; nothing where the file is empty or gone.
+    pub(super) fn memory(&self) -> Result<Option<String>, HookFailure> {
+        let failed = |kind, cause: String| HookFailure::new(kind, format!("$COFFRE_MEMORY: {cause}"));
+        let path = self.path("memory");
+        let bytes = match read(&path, MEMORY_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(HookFailureKind::Failed, error.to_string())),
+        };
+        if bytes.len() > MEMORY_BYTES {
+            let cause = format!("`pre` left more than {MEMORY_BYTES} bytes for `post`");
+            return Err(failed(HookFailureKind::Limit, cause));
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|_| failed(HookFailureKind::Failed, "what `pre` left is not UTF-8 text".to_owned()))?;
+        Ok((!text.is_empty()).then_some(text))
+    }
+
+    /// What `post` left to be attached, by name.
+    pub(super) fn attachments(&self) -> Result<Vec<Attachment>, HookFailure> {
+        let failed = |kind, cause: String| HookFailure::new(kind, format!("$COFFRE_ATTACHMENTS: {cause}"));
+        let read_failed = |error: io::Error| failed(HookFailureKind::Failed, error.to_string());
+        let folder = match fs::read_dir(self.path("attachments")) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(read_failed(error)),
+        };
+        let mut found = Vec::new();
+        for entry in folder {
+            let name = entry.map_err(read_failed)?.file_name();
+            if found.len() == ATTACHMENTS {
+                let cause = format!("a hook may attach at most {ATTACHMENTS} files");
+                return Err(failed(HookFailureKind::Limit, cause));
+            }
+            let plain = name.to_str().filter(|name| is_attachment_name(name));
+            let Some(plain) = plain.map(str::to_owned) else {
+                let cause = format!("{name:?} cannot be the name of an attachment");
+                return Err(failed(HookFailureKind::Failed, cause));
+            };
+            let content = read(&self.path("attachments").join(&plain), ATTACHMENT_BYTES)
+                .map_err(|error| failed(HookFailureKind::Failed, format!("{plain}: {error}")))?;
+            if content.len() > ATTACHMENT_BYTES {
+                let cause = format!("{plain} has more than {ATTACHMENT_BYTES} bytes");
+                return Err(failed(HookFailureKind::Limit, cause));
+            }
+            let media_type = if std::str::from_utf8(&content).is_ok() {
+                "text/plain; charset=utf-8"
+            } else {
+                "application/octet-stream"
+            };
+            found.push(Attachment {
+                name: plain,
+                media_type: media_type.to_owned(),
+                content,
+            });
+        }
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(found)
+    }
+}
+
+/// A name like that of a file that one sees.
+pub(super) fn is_attachment_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= ATTACHMENT_NAME_BYTES
+        && !name.starts_with('.')
+        && !name.contains(|letter: char| letter == '/' || letter.is_control())
+}
+
+/// A fresh folder with mode 0700, and whether it lies in memory.
+fn folder() -> io::Result<(TempDir, bool)> {
+    let mut make = tempfile::Builder::new();
+    make.prefix("coffre-hook-");
+    let places = [
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+        Some("/run".into()),
+        Some("/dev/shm".into()),
+    ];
+    for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
+        if let Ok(folder) = make.tempdir_in(place)
+            && is_in_memory(folder.path())
+        {
+            return Ok((folder, true));
+        }
+    }
+    Ok((make.tempdir()?, false))
+}
+
+fn is_in_memory(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|about| matches!(about.f_type as u32, TMPFS | RAMFS))
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)
+}
+
+/// Reads a regular file, and a byte more than `at_most_bytes` if it has more. What the program put there instead (a link, a
+/// pipe that nobody writes to) is no file.
+fn read(path: &Path, at_most_bytes: usize) -> io::Result<Vec<u8>> {
+    let file = File::options()
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(at_most_bytes as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
