@@ -21,6 +21,8 @@ pub struct HookContext {
     pub timeout: Duration,
     /// How long applications may be held in all.
     pub hold_at_most: Duration,
+    /// How much of that is left as the call begins: what `pre` leaves open ends then, whoever hangs.
+    pub hold_left: Duration,
 }
 
 /// What became of the snapshot, as `post` is told.
@@ -78,7 +80,8 @@ pub struct HookFailure {
 ///
 /// `check` disturbs nothing. `pre` may be called again after a failed attempt; `post` is called once for every hook whose
 /// `pre` was *started*, after its last attempt, in reverse order, and must be safe to call twice. Neither outlives
-/// `timeout`: when a call returns, no process that it started is left.
+/// `timeout`: when a call returns, no process that it started is left, but what a good `pre` holds open on purpose. That
+/// ends with `post`, or when the hold is over.
 #[async_trait]
 pub trait HookRunner: Send + Sync {
     /// The hook's name in the config.
@@ -86,6 +89,11 @@ pub trait HookRunner: Send + Sync {
     /// Its kind, as the config writes it: `rhai`, `wasm`, `exec`, `azure`.
     fn kind(&self) -> &str;
     async fn check(&self, context: &HookContext) -> Result<Vec<Finding>, HookFailure>;
+    /// Whether everything that this job's `pre` left open (a session that holds a lock) is still there. Asked once the
+    /// snapshot is done and before any `post`: what was lost until then makes the application's rest worth nothing.
+    fn still_held(&self, _job: &str) -> Result<(), HookFailure> {
+        Ok(())
+    }
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure>;
     async fn post(
         &self,

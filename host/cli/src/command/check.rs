@@ -169,6 +169,7 @@ async fn look(
             attempt: 1,
             timeout: config.hook(hook.name())?.timeout,
             hold_at_most: policy.hold_at_most,
+            hold_left: policy.hold_at_most,
         };
         match hook.check(&context).await {
             Ok(findings) => checked.add(Some(hook.name()), findings),

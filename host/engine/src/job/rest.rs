@@ -36,6 +36,8 @@ pub(super) struct Rested {
     pub hooks: Vec<HookRun>,
     /// From the first pre to the last post; none without hooks.
     pub held: Option<Duration>,
+    /// What we added to that beside the provider's `take`; none without hooks.
+    pub overhead: Option<Duration>,
     /// The hold was over before the snapshot was there.
     pub late: bool,
 }
@@ -45,6 +47,8 @@ pub(super) struct HookRun {
     pub outcome: HookOutcome,
     pub on_failure: OnFailure,
     pub attachments: Vec<Attachment>,
+    /// What it held open was gone before the snapshot was there.
+    pub lost: bool,
 }
 
 impl HookRun {
@@ -55,6 +59,7 @@ impl HookRun {
             on_failure: self.on_failure,
             at_rest: self.outcome.application_consistent,
             pre_failed: failed(&self.outcome.pre),
+            lost: self.lost,
             post_failed: failed(&self.outcome.post),
         }
     }
@@ -67,6 +72,7 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         began: Instant::now(),
         deadline: Instant::now() + run.policy.hold_at_most,
         let_go_at: None,
+        moments: Moments::default(),
         first_failure: None,
     };
     let id = SnapshotId(run.id.clone());
@@ -81,10 +87,12 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
     let (at, snapshot, late) = taken.map_err(|(error, _)| error)?;
 
     let held = hold.let_go_at.map(|at| at - hold.began);
+    let overhead = hold.moments.overhead();
     run.record(Event::Taken {
         snapshot: id.clone(),
         consistency: snapshot.consistency,
         held_ms: held.map(|held| held.as_millis() as u64),
+        hold_overhead_ms: overhead.map(|overhead| overhead.as_millis() as u64),
     })?;
     if let Some(error) = hold.first_failure {
         return Err(error);
@@ -95,8 +103,25 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         snapshot,
         hooks: hold.hooks,
         held,
+        overhead,
         late,
     })
+}
+
+/// When applications were at rest, and for how much of that the provider was at work.
+#[derive(Default)]
+struct Moments {
+    last_pre_ended: Option<Instant>,
+    first_post_began: Option<Instant>,
+    taking: Duration,
+}
+
+impl Moments {
+    /// From the end of the last pre to the start of the first post, without the provider's `take`.
+    fn overhead(&self) -> Option<Duration> {
+        let (rested, let_go) = self.last_pre_ended.zip(self.first_post_began)?;
+        Some(let_go.saturating_duration_since(rested).saturating_sub(self.taking))
+    }
 }
 
 struct Hold {
@@ -104,6 +129,7 @@ struct Hold {
     began: Instant,
     deadline: Instant,
     let_go_at: Option<Instant>,
+    moments: Moments,
     /// Of a `post` that must not fail.
     first_failure: Option<JobError>,
 }
@@ -135,6 +161,7 @@ impl Hold {
             run.record(Event::HookStarting { hook: name.clone() })?;
             let began = Instant::now();
             let (result, attempts) = self.attempts(run, hook).await;
+            self.moments.last_pre_ended = Some(Instant::now());
             let said = result.as_ref().map(|report| report.output.as_str()).unwrap_or_default();
             let pre = step(&result.as_ref().map(drop), attempts, began.elapsed(), said);
             outcome.application_consistent = result.as_ref().is_ok_and(|report| report.application_consistent);
@@ -157,6 +184,7 @@ impl Hold {
             outcome,
             on_failure: hook.config.on_failure,
             attachments: Vec::new(),
+            lost: false,
         });
     }
 
@@ -168,6 +196,7 @@ impl Hold {
             let context = HookContext {
                 attempt,
                 timeout: limit,
+                hold_left: self.left(),
                 ..context(run, &run.disks, hook)
             };
             let result = match timeout(limit + GRACE, hook.runner.pre(&context)).await {
@@ -233,12 +262,18 @@ impl Hold {
         let at = run.deps.clock.now();
         let provider = run.deps.provider.clone();
         let machine = run.machine.clone();
+        let began = Instant::now();
         let mut take = provider.take(&machine, &request);
         let (answer, late) = if self.hooks.is_empty() {
             (take.await, false)
         } else {
-            match timeout_at(self.deadline, &mut take).await {
-                Ok(answer) => (answer, false),
+            let in_time = timeout_at(self.deadline, &mut take).await;
+            self.moments.taking = began.elapsed();
+            match in_time {
+                Ok(answer) => {
+                    self.look_for_losses(run, known);
+                    (answer, false)
+                }
                 Err(_) => {
                     self.let_go(run, known, SnapshotOutcome::Failed).await;
                     (take.await, true)
@@ -248,6 +283,23 @@ impl Hold {
         let failed = run.provider_failed("take a snapshot");
         let snapshot = answer.map_err(|error| (failed(error), SnapshotOutcome::Failed))?;
         Ok((at, snapshot, late))
+    }
+
+    /// Asks hooks whether what they hold open has held until now.
+    fn look_for_losses(&mut self, run: &mut Run<'_>, known: &Known) {
+        for hook in &known.hooks {
+            let Err(failure) = hook.runner.still_held(&run.id) else {
+                continue;
+            };
+            let name = &hook.config.name;
+            if let Some(of) = self.hooks.iter_mut().find(|of| of.outcome.name == *name) {
+                of.lost = true;
+                of.outcome.application_consistent = false;
+            }
+            if let Err(error) = self.failed(run, hook, "hold", failure) {
+                self.first_failure.get_or_insert(error);
+            }
+        }
     }
 
     /// Runs `post` for every hook whose `pre` was started, last first. Nothing stops this, and it happens once.
@@ -261,6 +313,7 @@ impl Hold {
                 continue;
             };
             let context = context(run, &run.disks, hook);
+            self.moments.first_post_began.get_or_insert_with(Instant::now);
             let ended = post(run, hook, &context, &owed, snapshot).await;
             if let Some(failure) = ended.failure
                 && let Err(error) = self.failed(run, hook, "post", failure)

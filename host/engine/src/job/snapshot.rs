@@ -54,6 +54,7 @@ pub(super) struct Taken {
     pub disks: Vec<OpenDisk>,
     pub consistency: ConsistencyReached,
     pub held_ms: Option<u64>,
+    pub hold_overhead_ms: Option<u64>,
     pub frozen_ms: Option<u64>,
     pub hooks: Vec<HookOutcome>,
     pub attachments: Vec<Attachment>,
@@ -150,6 +151,7 @@ pub(super) fn context(run: &Run<'_>, disks: &[DiskId], hook: &LoadedHook) -> Hoo
         attempt: 1,
         timeout: hook.config.timeout,
         hold_at_most: run.policy.hold_at_most,
+        hold_left: run.policy.hold_at_most,
     }
 }
 
@@ -208,6 +210,7 @@ pub(super) async fn accept(run: &mut Run<'_>, known: &Known, base: &Base, rested
         disks: open,
         consistency,
         held_ms: rested.held.map(|held| held.as_millis() as u64),
+        hold_overhead_ms: rested.overhead.map(|overhead| overhead.as_millis() as u64),
         frozen_ms: rested.snapshot.frozen_ms.map(u64::from),
         hooks,
         attachments,

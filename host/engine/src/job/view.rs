@@ -27,6 +27,7 @@ pub struct JobView {
     pub hint: Option<String>,
     pub consistency: Option<Consistency>,
     pub held_ms: Option<u64>,
+    pub hold_overhead_ms: Option<u64>,
     /// The number of its point.
     pub point: Option<u32>,
     pub disks: Vec<DiskId>,
@@ -100,6 +101,7 @@ fn view(job: &JobRecord) -> JobView {
         hint: ended.and_then(|ended| ended.hint.clone()),
         consistency: None,
         held_ms: None,
+        hold_overhead_ms: None,
         point: None,
         disks: Vec::new(),
         phases: Vec::new(),
@@ -146,10 +148,14 @@ impl JobView {
                 }
             }
             Event::Taken {
-                consistency, held_ms, ..
+                consistency,
+                held_ms,
+                hold_overhead_ms,
+                ..
             } => {
                 self.consistency = Some(*consistency);
                 self.held_ms = *held_ms;
+                self.hold_overhead_ms = *hold_overhead_ms;
             }
             Event::Committed { session } => self.point = Some(session.0),
             Event::Ended(_) => {
