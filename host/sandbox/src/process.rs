@@ -26,18 +26,21 @@
 //! without a way out; [`ProcessError::LeftBehind`] names those. If Coffre itself is killed, nobody ends the command.
 
 mod launch;
+mod session;
 mod tree;
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+pub use session::{Session, SessionError};
 
 /// What is kept of each of a command's two outputs unless asked otherwise: enough for any message, and what a recovery
 /// point may carry of a hook's output.
@@ -186,7 +189,12 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
     let started = Instant::now();
     refuse(command)?;
     let marker = tree::Marker::new();
-    let mut child = launch::start(command, &marker).map_err(|source| ProcessError::Start {
+    let stdin = if command.input.is_empty() {
+        Stdio::null()
+    } else {
+        Stdio::piped()
+    };
+    let mut child = launch::start(command, &marker, stdin).map_err(|source| ProcessError::Start {
         program: command.program.clone(),
         source,
     })?;
@@ -310,16 +318,23 @@ fn runnable(program: &Path) -> std::io::Result<()> {
     Ok(rustix::fs::access(program, rustix::fs::Access::EXEC_OK)?)
 }
 
+/// Whether the command has ended by itself, asked of its keeper without taking the answer away.
+fn ended(keeper: Pid) -> rustix::io::Result<Option<End>> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(keeper), options) {
+        Ok(Some(state)) if state.stopped() => Ok(Some(End::Finished)),
+        Ok(Some(_)) => Ok(Some(End::KeeperGone)),
+        Ok(None) | Err(rustix::io::Errno::INTR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Feeds and reads the command until it has ended or may not go on.
 fn follow(command: &Command, keeper: Pid, pipes: &mut Pipes<'_>) -> rustix::io::Result<End> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::Pid(keeper), options) {
-            Ok(Some(state)) if state.stopped() => return Ok(End::Finished),
-            Ok(Some(_)) => return Ok(End::KeeperGone),
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error),
+        if let Some(end) = ended(keeper)? {
+            return Ok(end);
         }
         if command
             .cancelled

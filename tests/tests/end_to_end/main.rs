@@ -3,6 +3,7 @@
 mod bad_input;
 mod clean;
 mod crash;
+mod databases;
 mod disks;
 mod forget;
 mod full_disk;

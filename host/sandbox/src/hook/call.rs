@@ -10,6 +10,7 @@ use coffre_engine::{Attachment, Finding, HookContext, HookFailure, HookFailureKi
 use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
+use super::held::Sessions;
 use super::limits::GROWTH_BYTES;
 use super::spec::HookSpec;
 use super::transcript::Transcript;
@@ -75,6 +76,8 @@ pub(super) struct Call {
     pub phase: Phase,
     pub deadline: Instant,
     pub timeout: Duration,
+    /// When applications must be let go, whatever hangs: what the script holds open ends then.
+    pub hold_until: Instant,
     /// The memory that the process had when the call began.
     resident_bytes: u64,
     /// Set when nobody waits for the outcome any more.
@@ -92,6 +95,8 @@ pub(super) struct State {
     pub application_consistent: bool,
     pub attachments: Vec<Attachment>,
     pub findings: Vec<Finding>,
+    /// What `pre` has opened, and what `post` finds open.
+    pub sessions: Sessions,
     /// Asked for once, however often the script does.
     pub known_secrets: BTreeMap<String, String>,
 }
@@ -124,6 +129,7 @@ impl Call {
             phase,
             deadline: Instant::now() + context.timeout,
             timeout: context.timeout,
+            hold_until: Instant::now() + context.hold_left,
             resident_bytes: resident_bytes(),
             cancelled: Arc::default(),
             commands,

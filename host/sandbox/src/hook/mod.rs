@@ -13,6 +13,7 @@ mod api;
 mod call;
 mod context;
 mod failure;
+mod held;
 mod import;
 mod limits;
 mod script;

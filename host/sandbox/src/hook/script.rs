@@ -12,9 +12,11 @@ use coffre_engine::{
 use rhai::{AST, CallFnOptions, Dynamic, Engine, Scope};
 
 use super::call::{Call, Phase, State};
+use super::held::{EndOf, OfJobs, Sessions};
 use super::import::ScriptsFolder;
 use super::spec::HookSpec;
 use super::{api, context, failure, limits, trust};
+use crate::process::ProcessError;
 
 /// A script that parses and has what a hook needs.
 pub(super) struct RhaiHook {
@@ -23,6 +25,8 @@ pub(super) struct RhaiHook {
     spec: HookSpec,
     tree: AST,
     functions: Vec<Phase>,
+    /// What `pre` left open for `post`.
+    open: OfJobs,
 }
 
 impl RhaiHook {
@@ -60,6 +64,7 @@ impl RhaiHook {
             spec: spec.clone(),
             tree,
             functions,
+            open: OfJobs::default(),
         })
     }
 
@@ -75,6 +80,9 @@ impl RhaiHook {
             return Ok(None);
         }
         let call = Arc::new(Call::begin(&self.name, &self.spec, phase, context, outcome)?);
+        if phase == Phase::Post {
+            call.state.lock().sessions = self.open.take(&context.job);
+        }
         let told = context::told(&self.name, &self.spec.settings, phase, context, memory, outcome)
             .map_err(|cause| failure::invalid(format!("{}: {cause}", self.file.display()), None))?;
         // Should nobody wait any more, the script and its commands end soon.
@@ -119,7 +127,11 @@ impl RhaiHook {
                 let output = call.output();
                 Ok(Some((value, std::mem::take(&mut *call.state.lock()), output)))
             }
-            Ok(Err(error)) => Err(self.redacted(&call, failure::of_running(&self.file, &error, call.output()))),
+            Ok(Err(error)) => {
+                let sessions = std::mem::take(&mut call.state.lock().sessions);
+                end_all(sessions).await;
+                Err(self.redacted(&call, failure::of_running(&self.file, &error, call.output())))
+            }
             Err(_) => Err(internal("the interpreter ended without an answer".to_owned())),
         }
     }
@@ -131,6 +143,15 @@ impl RhaiHook {
         failure.hint = failure.hint.map(|hint| state.transcript.redact(&hint));
         failure
     }
+}
+
+/// Ends what a script has left open, and waits for that.
+async fn end_all(sessions: Sessions) -> Vec<EndOf> {
+    if sessions.is_empty() {
+        return Vec::new();
+    }
+    let ended = tokio::task::spawn_blocking(move || sessions.end_all());
+    ended.await.unwrap_or_default()
 }
 
 struct CancelOnDrop(Arc<Call>);
@@ -171,16 +192,93 @@ impl HookRunner for RhaiHook {
     }
 
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure> {
-        let Some((returned, state, output)) = self.call(Phase::Pre, context, None, None).await? else {
+        let Some((returned, mut state, output)) = self.call(Phase::Pre, context, None, None).await? else {
             return Ok(PreReport::default());
         };
+        let sessions = std::mem::take(&mut state.sessions);
+        let report = self.report(&returned, &state, output);
+        if report.is_ok() {
+            self.open.put(&context.job, sessions);
+        } else {
+            end_all(sessions).await;
+        }
+        report
+    }
+
+    fn still_held(&self, job: &str) -> Result<(), HookFailure> {
+        match self.open.lost(job) {
+            None => Ok(()),
+            Some((name, why)) => Err(HookFailure {
+                kind: HookFailureKind::Failed,
+                text: format!(
+                    "{}: the session `{name}` ended before the snapshot was there: {why}",
+                    self.file.display()
+                ),
+                hint: Some(
+                    "the point is not worth what it would be; look why its server or its client ended it".to_owned(),
+                ),
+                output: String::new(),
+            }),
+        }
+    }
+
+    async fn post(
+        &self,
+        context: &HookContext,
+        memory: Option<&str>,
+        outcome: SnapshotOutcome,
+    ) -> Result<PostReport, HookFailure> {
+        let called = self.call(Phase::Post, context, memory, Some(outcome)).await?;
+        let Some((_, mut state, output)) = called else {
+            end_all(self.open.take(&context.job)).await;
+            return Ok(PostReport::default());
+        };
+        let ends = end_all(std::mem::take(&mut state.sessions)).await;
+        if ends.is_empty() {
+            return Ok(PostReport {
+                attachments: state.attachments,
+                output,
+            });
+        }
+        let mut left_behind = None;
+        for EndOf { name, outcome } in ends {
+            state.transcript.line(&format!("[{name} was left open and is ended]"));
+            match outcome {
+                Ok(output) => api::tell(&mut state.transcript, &output),
+                Err(error) => {
+                    state.transcript.line(&error.to_string());
+                    left_behind = matches!(error, ProcessError::LeftBehind { .. })
+                        .then(|| error.to_string())
+                        .or(left_behind);
+                }
+            }
+        }
+        let output = state.transcript.text();
+        match left_behind {
+            None => Ok(PostReport {
+                attachments: state.attachments,
+                output,
+            }),
+            Some(cause) => Err(HookFailure {
+                kind: HookFailureKind::Failed,
+                text: format!("{}: {cause}", self.file.display()),
+                hint: None,
+                output,
+            }),
+        }
+    }
+}
+
+impl RhaiHook {
+    /// What a `pre` that came to its end reports.
+    fn report(&self, returned: &Dynamic, state: &State, output: String) -> Result<PreReport, HookFailure> {
         let wrong = |kind, cause: String| HookFailure {
             kind,
             text: format!("{}: {cause}", self.file.display()),
             hint: None,
             output: output.clone(),
         };
-        let memory = context::memory(&returned).map_err(|cause| wrong(HookFailureKind::Failed, cause))?;
+        let memory = context::memory(returned).map_err(|cause| wrong(HookFailureKind::Failed, cause))?;
         if let Some(memory) = &memory {
             if memory.len() > limits::MEMORY_BYTES {
                 let cause = format!("`pre` returned more than {} bytes for `post`", limits::MEMORY_BYTES);
@@ -199,21 +297,6 @@ impl HookRunner for RhaiHook {
             memory,
             output,
         })
-    }
-
-    async fn post(
-        &self,
-        context: &HookContext,
-        memory: Option<&str>,
-        outcome: SnapshotOutcome,
-    ) -> Result<PostReport, HookFailure> {
-        let called = self.call(Phase::Post, context, memory, Some(outcome)).await?;
-        Ok(
-            called.map_or_else(PostReport::default, |(_, state, output)| PostReport {
-                attachments: state.attachments,
-                output,
-            }),
-        )
     }
 }
 

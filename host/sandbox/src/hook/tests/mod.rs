@@ -15,6 +15,9 @@ use super::{HookSpec, load};
 
 mod api;
 mod bounds;
+mod contract;
+mod definitions;
+mod held;
 mod messages;
 mod shipped;
 
@@ -88,6 +91,7 @@ fn context(timeout_ms: u64) -> HookContext {
         attempt: 1,
         timeout: Duration::from_millis(timeout_ms),
         hold_at_most: Duration::from_secs(60),
+        hold_left: Duration::from_secs(60),
     }
 }
 
