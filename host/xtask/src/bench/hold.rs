@@ -19,7 +19,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     test::provide()?;
     plugins::build(workspace, plugins::Way::Auto)?;
     say("Building", "coffre and the tests, in release mode");
-    command::run(workspace.cargo(&["build", "--release", "-p", "coffre"])).context("build coffre")?;
+    command::run(&mut workspace.cargo(&["build", "--release", "-p", "coffre"])).context("build coffre")?;
     let mut measured = workspace.cargo(&["test", "--release", "-p", "coffre-tests", "--test", "end_to_end", "--"]);
     measured.args(["twenty_points", "--test-threads=1", "--nocapture"]);
     measured.env("COFFRE_TEST_HOLD_MS", PROMISED_MS);

@@ -34,7 +34,7 @@ impl Database {
             "--skip-test-db",
             "--auth-root-authentication-method=socket",
         ]);
-        run(install.args(SMALL).arg("--datadir").arg(data));
+        run(install.args(SMALL).arg(format!("--datadir={}", data.display())));
     }
 
     fn start(data: &Path) -> Self {
@@ -191,7 +191,7 @@ fn a_lock_that_the_server_took_away_marks_the_point_down() {
     meanwhile(
         &guest,
         &format!(
-            "{mysql} -e \"SELECT CONCAT('KILL ', id, ';') FROM information_schema.processlist WHERE command = 'Sleep'\" | {mysql}"
+            "{mysql} -e \"$({mysql} -e \"SELECT CONCAT('KILL ', id, ';') FROM information_schema.processlist WHERE command = 'Sleep'\")\""
         ),
     );
     guest.place.run(&["backup", "db01"]).expect(4);

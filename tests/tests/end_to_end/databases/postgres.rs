@@ -33,13 +33,7 @@ impl Cluster {
         let (uid, gid) = user("postgres");
         initdb.uid(uid).gid(gid).arg("-D").arg(data);
         // Small segments of the log, since each is written whole at first.
-        run(initdb.args([
-            "--auth=trust",
-            "--no-sync",
-            "--wal-segsize=1",
-            "--no-locale",
-            "--encoding=UTF8",
-        ]));
+        run(initdb.args(["--auth=trust", "--wal-segsize=1", "--no-locale", "--encoding=UTF8"]));
     }
 
     fn start(data: &Path, more: &[&str]) -> Self {
