@@ -1,0 +1,5 @@
+//! Hosts and guards that are killed while something is owed, on scratch file systems. Needs root.
+
+mod freezing;
+mod killed;
+mod world;
