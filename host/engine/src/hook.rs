@@ -1,10 +1,14 @@
 //! The seam to hooks, which bring applications to rest before a snapshot and let them go after it.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coffre_guard::Guard;
 use serde::{Deserialize, Serialize};
 
+use crate::freeze::Freezer;
 use crate::machine::{Attachment, Consistency, DiskId, Finding, Machine};
 
 /// What a hook is told. Everything in it may be shown to the hook's script.
@@ -21,8 +25,19 @@ pub struct HookContext {
     pub timeout: Duration,
     /// How long applications may be held in all.
     pub hold_at_most: Duration,
+    /// To whom the processes that the hook starts, and what else it may leave behind, are owed while it runs. None: a hook
+    /// that is looked at alone.
+    pub guard: Option<Guard>,
+    /// What freezes file systems for the hook; None as above.
+    pub freezer: Option<Arc<dyn Freezer>>,
     /// How much of that is left as the call begins: what `pre` leaves open ends then, whoever hangs.
     pub hold_left: Duration,
+}
+
+impl fmt::Debug for dyn Freezer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Freezer")
+    }
 }
 
 /// What became of the snapshot, as `post` is told.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod consistency;
 mod digest;
 mod error_chain;
+pub mod freeze;
 mod hook;
 pub mod job;
 pub mod journal;

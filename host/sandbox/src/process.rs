@@ -23,11 +23,13 @@
 //! Limits: a command that kills the keeper with SIGKILL breaks the chain. That is seen, and then whatever carries the run's
 //! marker (`COFFRE_RUN=…` in its environment) or descends from such a process is killed; what also cleared its environment
 //! escapes. A process of another user (setuid) cannot be killed unless we are root, nor one that sleeps in the kernel
-//! without a way out; [`ProcessError::LeftBehind`] names those. If Coffre itself is killed, nobody ends the command.
+//! without a way out; [`ProcessError::LeftBehind`] names those.
+//!
+//! If Coffre itself is killed, the guard does the same: the tree is owed to it, by the run's marker, before the command is
+//! started. It finds the keeper by that marker, which is in the keeper's environment as long as it lives.
 
 mod launch;
 mod session;
-mod tree;
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -37,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use coffre_guard::{Debt, Guard, GuardError, Outcome, Owed, Owner, tree};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
@@ -49,6 +52,8 @@ pub const KEPT_OUTPUT_BYTES: usize = 64 * 1024;
 /// How long a killed process tree may take to disappear before it is reported as left behind. Killing takes microseconds;
 /// what is still there after this sleeps in the kernel.
 const KILLED_WITHIN: Duration = Duration::from_secs(3);
+/// After the deadline and the time to kill, the guard does it, should we be stopped or stuck.
+const GUARD_WAITS: Duration = Duration::from_secs(7);
 
 /// How often the keeper is asked whether the command has ended: often at first, since applications wait meanwhile and most
 /// commands take milliseconds, then seldom enough to cost nothing.
@@ -72,6 +77,10 @@ pub struct Command {
     pub deadline: Instant,
     /// Set to end it before that.
     pub cancelled: Option<Arc<AtomicBool>>,
+    /// To whom its processes are owed while it runs, and in whose name. None: nobody ends them if we are killed.
+    pub guard: Option<(Guard, Owner)>,
+    /// What it started goes on when it has ended in time: an init script starts a daemon.
+    pub leaves_daemons: bool,
 }
 
 impl Command {
@@ -85,6 +94,8 @@ impl Command {
             keep_bytes: KEPT_OUTPUT_BYTES,
             deadline: Instant::now() + timeout,
             cancelled: None,
+            guard: None,
+            leaves_daemons: false,
         }
     }
 
@@ -152,6 +163,8 @@ pub enum ProcessError {
     BadVariable { program: PathBuf, name: String },
     #[error("starting {}: {source}", .program.display())]
     Start { program: PathBuf, source: std::io::Error },
+    #[error("{} was not run, since nobody would end it if this process were killed: {source}", .program.display())]
+    Guard { program: PathBuf, source: GuardError },
     #[error("watching {}: {source}", .program.display())]
     Watch { program: PathBuf, source: std::io::Error },
     #[error("{} had not ended in time and was killed with all that it had started", .program.display())]
@@ -179,7 +192,10 @@ impl ProcessError {
 
     /// Whether trying the same again may help.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Start { .. } | Self::Watch { .. })
+        matches!(
+            self,
+            Self::TimedOut { .. } | Self::Start { .. } | Self::Watch { .. } | Self::Guard { .. }
+        )
     }
 }
 
@@ -194,17 +210,26 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
     } else {
         Stdio::piped()
     };
-    let mut child = launch::start(command, &marker, stdin).map_err(|source| ProcessError::Start {
-        program: command.program.clone(),
-        source,
-    })?;
+    let owed = owe(command, &marker)?;
+    let mut child = match launch::start(command, &marker, stdin) {
+        Ok(child) => child,
+        Err(source) => {
+            owed.map(|owed| owed.paid(Outcome::Nothing));
+            let program = command.program.clone();
+            return Err(ProcessError::Start { program, source });
+        }
+    };
     let keeper = Pid::from_child(&child);
     let mut pipes = Pipes::of(&mut child, command);
     let end = follow(command, keeper, &mut pipes);
 
     // From here on nothing may return before the tree is gone.
     let chain_holds = !matches!(end, Ok(End::KeeperGone));
-    let left = tree::end_below(keeper, chain_holds, &marker, Instant::now() + KILLED_WITHIN);
+    let left = if command.leaves_daemons && matches!(end, Ok(End::Finished)) {
+        tree::Ended::default()
+    } else {
+        tree::end_below(keeper, chain_holds, &marker, Instant::now() + KILLED_WITHIN)
+    };
     let resume = if matches!(end, Ok(End::Finished)) {
         Signal::CONT
     } else {
@@ -222,6 +247,11 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
         took: started.elapsed(),
     };
     let program = command.program.clone();
+    let left = left.left;
+    if left.is_empty() {
+        owed.map(|owed| owed.paid(Outcome::Nothing));
+    }
+    // What is left behind stays owed: the guard tries again.
     if !left.is_empty() {
         return Err(ProcessError::LeftBehind {
             program,
@@ -279,6 +309,21 @@ enum End {
     KeeperGone,
     DeadlinePassed,
     Cancelled,
+}
+
+/// Owes the tree to the guard, before there is one.
+fn owe(command: &Command, marker: &tree::Marker) -> Result<Option<Owed>, ProcessError> {
+    let Some((guard, owner)) = &command.guard else {
+        return Ok(None);
+    };
+    let debt = Debt::EndTree {
+        marker: marker.text().to_owned(),
+    };
+    let owed = guard.owe(owner, &debt, command.deadline + KILLED_WITHIN + GUARD_WAITS);
+    owed.map(Some).map_err(|source| ProcessError::Guard {
+        program: command.program.clone(),
+        source,
+    })
 }
 
 fn refuse(command: &Command) -> Result<(), ProcessError> {

@@ -169,6 +169,8 @@ async fn look(
             attempt: 1,
             timeout: config.hook(hook.name())?.timeout,
             hold_at_most: policy.hold_at_most,
+            guard: None,
+            freezer: None,
             hold_left: policy.hold_at_most,
         };
         match hook.check(&context).await {

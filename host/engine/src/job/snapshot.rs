@@ -151,6 +151,8 @@ pub(super) fn context(run: &Run<'_>, disks: &[DiskId], hook: &LoadedHook) -> Hoo
         attempt: 1,
         timeout: hook.config.timeout,
         hold_at_most: run.policy.hold_at_most,
+        guard: None,
+        freezer: None,
         hold_left: run.policy.hold_at_most,
     }
 }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 pub(crate) use command::CommandPattern;
 pub(crate) use path::{PathPattern, Place, components};
+pub(crate) use settings::fill_in;
 
 use crate::manifest::Ask;
 

@@ -8,9 +8,8 @@ use coffre_engine::{Attachment, Finding, FindingLevel, HookFailureKind};
 use rhai::{Array, Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, Map, NativeCallContext};
 
 use super::call::{Call, Phase, Stop};
-use super::held;
-use super::limits;
 use super::transcript::{Transcript, log_line};
+use super::{held, limits, undo};
 use crate::process::{self, Command, Output, ProcessError};
 
 pub(super) type Outcome<T> = Result<T, Box<EvalAltResult>>;
@@ -20,6 +19,7 @@ pub(super) fn register(engine: &mut Engine, call: &Arc<Call>) {
     register_output(engine, call);
     register_commands(engine, call);
     held::register(engine, call);
+    undo::register(engine, call);
     register_waiting(engine, call);
     register_declarations(engine, call);
     register_endings(engine);
@@ -78,8 +78,7 @@ fn register_commands(engine: &mut Engine, call: &Arc<Call>) {
 
 /// Runs a granted command to its end: `#{status, stdout, stderr, cut}`.
 fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, options: Map) -> Outcome<Map> {
-    let fail =
-        |text: String| -> Box<EvalAltResult> { EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into() };
+    let fail = |text: String| thrown(text, at);
     let arguments = words(args).map_err(&fail)?;
     let (input, own_timeout) = run_options(options).map_err(&fail)?;
     allowed(call, program, &arguments).map_err(|stop| stop.at(at))?;
@@ -93,6 +92,7 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
         input,
         deadline: own_deadline.map_or(call.deadline, |own| own.min(call.deadline)),
         cancelled: Some(call.cancelled.clone()),
+        guard: call.guard.clone(),
         ..Command::new(program, call.timeout)
     };
     let ended = process::run(&command.args(arguments));
@@ -122,6 +122,40 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
         }
         Err(error) => Err(fail(error.to_string())),
     }
+}
+
+/// Runs a command of ours to its end, as [`run`] does one of the script's. What it starts may go on running.
+pub(super) fn run_words(call: &Call, at: &NativeCallContext<'_>, words: &[String]) -> Outcome<Output> {
+    if let Some(stop) = call.must_stop() {
+        return Err(stop.at(at));
+    }
+    let (program, rest) = words.split_first().expect("a command has a program");
+    call.state.lock().transcript.line(&shown(program, rest));
+    let command = Command {
+        environment: call.environment.clone(),
+        deadline: call.deadline,
+        cancelled: Some(call.cancelled.clone()),
+        guard: call.guard.clone(),
+        leaves_daemons: true,
+        ..Command::new(program, call.timeout)
+    };
+    match process::run(&command.args(rest)) {
+        Ok(output) => {
+            tell(&mut call.state.lock().transcript, &output);
+            Ok(output)
+        }
+        Err(error @ ProcessError::TimedOut { .. }) => Err(Stop {
+            text: error.to_string(),
+            ..call.timed_out()
+        }
+        .at(at)),
+        Err(error) => Err(Stop::new(HookFailureKind::Failed, error.to_string()).at(at)),
+    }
+}
+
+/// What a script may catch.
+pub(super) fn thrown(text: String, at: &NativeCallContext<'_>) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into()
 }
 
 /// Keeps what a command wrote.
@@ -258,6 +292,7 @@ fn secret(call: &Call, name: &str) -> Result<ImmutableString, Stop> {
             let command = Command {
                 deadline: call.deadline,
                 cancelled: Some(call.cancelled.clone()),
+                guard: call.guard.clone(),
                 ..Command::new(program, call.timeout).args(arguments)
             };
             let output = process::run(&command).map_err(|error| unknown(error.to_string()))?;

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use coffre_engine::freeze::Freezer;
 use coffre_engine::secret::SecretSource;
 use coffre_engine::{Attachment, Finding, HookContext, HookFailure, HookFailureKind, SnapshotOutcome};
+use coffre_guard::{Guard, Owner};
 use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
-use super::held::Sessions;
+use super::left::Left;
 use super::limits::GROWTH_BYTES;
 use super::spec::HookSpec;
 use super::transcript::Transcript;
+use super::undo::Services;
 use crate::grant::CommandPattern;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +87,14 @@ pub(super) struct Call {
     pub cancelled: Arc<AtomicBool>,
     pub commands: Vec<CommandPattern>,
     pub secrets: BTreeMap<String, SecretSource>,
+    pub freezable: Vec<String>,
+    pub granted_services: Vec<String>,
+    pub services: Services,
     /// What commands are told.
     pub environment: Vec<(String, String)>,
+    /// To whom the processes of commands are owed.
+    pub guard: Option<(Guard, Owner)>,
+    pub freezer: Option<Arc<dyn Freezer>>,
     pub state: Mutex<State>,
 }
 
@@ -95,8 +104,8 @@ pub(super) struct State {
     pub application_consistent: bool,
     pub attachments: Vec<Attachment>,
     pub findings: Vec<Finding>,
-    /// What `pre` has opened, and what `post` finds open.
-    pub sessions: Sessions,
+    /// What `pre` leaves, and what `post` finds.
+    pub left: Left,
     /// Asked for once, however often the script does.
     pub known_secrets: BTreeMap<String, String>,
 }
@@ -134,6 +143,11 @@ impl Call {
             cancelled: Arc::default(),
             commands,
             secrets: spec.secrets.clone(),
+            freezable: spec.freezable(hook, &context.machine.settings)?,
+            granted_services: spec.granted_services.clone(),
+            services: spec.services.clone(),
+            guard: (context.guard.clone()).map(|guard| (guard, owner(context))),
+            freezer: context.freezer.clone(),
             environment,
             state: Mutex::default(),
         })
@@ -185,6 +199,13 @@ impl Call {
 
     pub(super) fn output(&self) -> String {
         self.state.lock().transcript.text()
+    }
+}
+
+fn owner(context: &HookContext) -> Owner {
+    Owner {
+        machine: context.machine.name.clone(),
+        job: context.job.clone(),
     }
 }
 

@@ -1,19 +1,17 @@
 //! Sessions that stay open from `pre` to `post`: `hold`, `held`, and what a script can do with one.
 //!
 //! A database lets a lock go when the session that took it ends, so the session has to stay. It belongs to the job that
-//! opened it: a good `pre` leaves it to [`OfJobs`], `post` finds it there, and it is gone when `post` returns. Whatever
+//! opened it: a good `pre` leaves it (see `left`), `post` finds it there, and it is gone when `post` returns. Whatever
 //! fails instead (another attempt of `pre`, a script that is ended, a job that nobody waits for) ends it too, and so does
 //! the end of the hold. After a crash there is none: the database has seen its client go.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coffre_engine::HookFailureKind;
-use parking_lot::Mutex;
-use rhai::{Array, Dynamic, Engine, EvalAltResult, Map, NativeCallContext};
+use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 
-use super::api::{Outcome, allowed, milliseconds, only_in, shown, words};
+use super::api::{Outcome, allowed, milliseconds, only_in, shown, thrown, words};
 use super::call::{Call, Phase, Stop};
 use super::limits;
 use crate::process::{Command, Output, ProcessError, Session, SessionError};
@@ -54,26 +52,6 @@ impl Sessions {
     }
 }
 
-/// The sessions of every job that has run `pre` and not yet `post`.
-#[derive(Default)]
-pub(super) struct OfJobs(Mutex<BTreeMap<String, Sessions>>);
-
-impl OfJobs {
-    pub(super) fn put(&self, job: &str, sessions: Sessions) {
-        if !sessions.is_empty() {
-            self.0.lock().insert(job.to_owned(), sessions);
-        }
-    }
-
-    pub(super) fn take(&self, job: &str) -> Sessions {
-        self.0.lock().remove(job).unwrap_or_default()
-    }
-
-    pub(super) fn lost(&self, job: &str) -> Option<(String, String)> {
-        self.0.lock().get(job)?.lost()
-    }
-}
-
 /// One open session, as scripts have it.
 #[derive(Clone)]
 pub(super) struct Held {
@@ -100,7 +78,7 @@ pub(super) fn register(engine: &mut Engine, call: &Arc<Call>) {
     let with = call.clone();
     engine.register_fn("held", move |name: &str| {
         let state = with.state.lock();
-        let found = state.sessions.find(name).cloned();
+        let found = state.left.sessions.find(name).cloned();
         found.map_or(Dynamic::UNIT, Dynamic::from)
     });
     engine.register_type_with_name::<Held>("session");
@@ -123,10 +101,6 @@ pub(super) fn register(engine: &mut Engine, call: &Arc<Call>) {
     });
 }
 
-fn thrown(text: String, at: &NativeCallContext<'_>) -> Box<EvalAltResult> {
-    EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into()
-}
-
 fn hold(
     call: &Call,
     at: &NativeCallContext<'_>,
@@ -144,10 +118,10 @@ fn hold(
     }
     {
         let mut state = call.state.lock();
-        if state.sessions.find(name).is_some() {
+        if state.left.sessions.find(name).is_some() {
             return Err(thrown(format!("a session `{name}` is held already"), at));
         }
-        if state.sessions.0.len() >= limits::SESSIONS {
+        if state.left.sessions.0.len() >= limits::SESSIONS {
             let text = format!("a hook may hold at most {} sessions", limits::SESSIONS);
             return Err(Stop::new(HookFailureKind::Limit, text).at(at));
         }
@@ -158,6 +132,7 @@ fn hold(
         environment: call.environment.clone(),
         input,
         deadline: call.hold_until,
+        guard: call.guard.clone(),
         ..Command::new(program, call.timeout)
     };
     let session = Session::start(&command.args(arguments)).map_err(|error| thrown(error.to_string(), at))?;
@@ -165,7 +140,7 @@ fn hold(
         name: name.to_owned(),
         session: Arc::new(session),
     };
-    call.state.lock().sessions.0.push(held.clone());
+    call.state.lock().left.sessions.0.push(held.clone());
     Ok(held)
 }
 
@@ -252,7 +227,7 @@ fn close(call: &Call, at: &NativeCallContext<'_>, held: &Held) -> Outcome<Map> {
         .session
         .end(call.deadline.min(Instant::now() + limits::SESSION_END));
     let mut state = call.state.lock();
-    state.sessions.0.retain(|other| other.name != held.name);
+    state.left.sessions.0.retain(|other| other.name != held.name);
     match outcome {
         Ok(output) => {
             super::api::tell(&mut state.transcript, &output);

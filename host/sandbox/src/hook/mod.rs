@@ -15,11 +15,13 @@ mod context;
 mod failure;
 mod held;
 mod import;
+mod left;
 mod limits;
 mod script;
 mod spec;
 mod transcript;
 mod trust;
+mod undo;
 
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ use coffre_engine::config::{Config, HookConfig, HookKind};
 use coffre_engine::{HookFailure, HookFailureKind, HookRunner};
 
 pub use spec::HookSpec;
+pub use undo::Services;
 
 /// Reads and checks a hook. Blocks for as long as reading a small file takes.
 pub fn load(name: &str, spec: &HookSpec) -> Result<Arc<dyn HookRunner>, HookFailure> {

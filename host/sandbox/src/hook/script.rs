@@ -12,8 +12,9 @@ use coffre_engine::{
 use rhai::{AST, CallFnOptions, Dynamic, Engine, Scope};
 
 use super::call::{Call, Phase, State};
-use super::held::{EndOf, OfJobs, Sessions};
+use super::held::EndOf;
 use super::import::ScriptsFolder;
+use super::left::OfJobs;
 use super::spec::HookSpec;
 use super::{api, context, failure, limits, trust};
 use crate::process::ProcessError;
@@ -81,7 +82,7 @@ impl RhaiHook {
         }
         let call = Arc::new(Call::begin(&self.name, &self.spec, phase, context, outcome)?);
         if phase == Phase::Post {
-            call.state.lock().sessions = self.open.take(&context.job);
+            call.state.lock().left = self.open.take(&context.job);
         }
         let told = context::told(&self.name, &self.spec.settings, phase, context, memory, outcome)
             .map_err(|cause| failure::invalid(format!("{}: {cause}", self.file.display()), None))?;
@@ -128,8 +129,10 @@ impl RhaiHook {
                 Ok(Some((value, std::mem::take(&mut *call.state.lock()), output)))
             }
             Ok(Err(error)) => {
-                let sessions = std::mem::take(&mut call.state.lock().sessions);
-                end_all(sessions).await;
+                let left = std::mem::take(&mut call.state.lock().left);
+                for wrong in left.clear(false).await.wrong {
+                    call.state.lock().transcript.line(&wrong);
+                }
                 Err(self.redacted(&call, failure::of_running(&self.file, &error, call.output())))
             }
             Err(_) => Err(internal("the interpreter ended without an answer".to_owned())),
@@ -143,15 +146,6 @@ impl RhaiHook {
         failure.hint = failure.hint.map(|hint| state.transcript.redact(&hint));
         failure
     }
-}
-
-/// Ends what a script has left open, and waits for that.
-async fn end_all(sessions: Sessions) -> Vec<EndOf> {
-    if sessions.is_empty() {
-        return Vec::new();
-    }
-    let ended = tokio::task::spawn_blocking(move || sessions.end_all());
-    ended.await.unwrap_or_default()
 }
 
 struct CancelOnDrop(Arc<Call>);
@@ -195,12 +189,12 @@ impl HookRunner for RhaiHook {
         let Some((returned, mut state, output)) = self.call(Phase::Pre, context, None, None).await? else {
             return Ok(PreReport::default());
         };
-        let sessions = std::mem::take(&mut state.sessions);
+        let left = std::mem::take(&mut state.left);
         let report = self.report(&returned, &state, output);
         if report.is_ok() {
-            self.open.put(&context.job, sessions);
+            self.open.put(&context.job, left);
         } else {
-            end_all(sessions).await;
+            left.clear(false).await;
         }
         report
     }
@@ -229,43 +223,49 @@ impl HookRunner for RhaiHook {
         outcome: SnapshotOutcome,
     ) -> Result<PostReport, HookFailure> {
         let called = self.call(Phase::Post, context, memory, Some(outcome)).await?;
-        let Some((_, mut state, output)) = called else {
-            end_all(self.open.take(&context.job)).await;
-            return Ok(PostReport::default());
+        let (mut state, output) = match called {
+            Some((_, state, output)) => (state, output),
+            None => {
+                let left = self.open.take(&context.job);
+                (
+                    State {
+                        left,
+                        ..State::default()
+                    },
+                    String::new(),
+                )
+            }
         };
-        let ends = end_all(std::mem::take(&mut state.sessions)).await;
-        if ends.is_empty() {
+        let left = std::mem::take(&mut state.left);
+        if left.is_empty() {
             return Ok(PostReport {
                 attachments: state.attachments,
                 output,
             });
         }
-        let mut left_behind = None;
-        for EndOf { name, outcome } in ends {
+        let cleared = left.clear(true).await;
+        let mut wrong = cleared.wrong;
+        for EndOf { name, outcome } in cleared.sessions {
             state.transcript.line(&format!("[{name} was left open and is ended]"));
             match outcome {
                 Ok(output) => api::tell(&mut state.transcript, &output),
-                Err(error) => {
-                    state.transcript.line(&error.to_string());
-                    left_behind = matches!(error, ProcessError::LeftBehind { .. })
-                        .then(|| error.to_string())
-                        .or(left_behind);
-                }
+                Err(error @ ProcessError::LeftBehind { .. }) => wrong.push(error.to_string()),
+                Err(error) => state.transcript.line(&error.to_string()),
             }
         }
         let output = state.transcript.text();
-        match left_behind {
-            None => Ok(PostReport {
-                attachments: state.attachments,
-                output,
-            }),
-            Some(cause) => Err(HookFailure {
+        if !wrong.is_empty() {
+            return Err(HookFailure {
                 kind: HookFailureKind::Failed,
-                text: format!("{}: {cause}", self.file.display()),
+                text: format!("{}: {}", self.file.display(), wrong.join("; ")),
                 hint: None,
                 output,
-            }),
+            });
         }
+        Ok(PostReport {
+            attachments: state.attachments,
+            output,
+        })
     }
 }
 

@@ -3,8 +3,9 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 
+use coffre_guard::tree::{MARKER_NAME, Marker};
+
 use super::Command;
-use super::tree::{MARKER_NAME, Marker};
 
 /// Where programs that a command starts by bare name are looked for. Fixed, so that a hook works the same from a terminal,
 /// from cron and as a service.

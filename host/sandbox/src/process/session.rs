@@ -12,11 +12,12 @@ use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use coffre_guard::{Outcome, Owed, tree};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Command, End, KEPT_OUTPUT_BYTES, KILLED_WITHIN, Kept, Output, ended, launch, let_go, refuse, tree};
+use super::{Command, End, KEPT_OUTPUT_BYTES, KILLED_WITHIN, Kept, Output, ended, launch, let_go, owe, refuse};
 use crate::process::ProcessError;
 
 /// How often the keeper is asked whether the command still lives. What is said to it or by it wakes the thread at once.
@@ -88,7 +89,14 @@ impl Session {
         };
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
         let marker = tree::Marker::new();
-        let child = launch::start(command, &marker, Stdio::piped()).map_err(failed)?;
+        let owed = owe(command, &marker)?;
+        let child = match launch::start(command, &marker, Stdio::piped()) {
+            Ok(child) => child,
+            Err(source) => {
+                owed.map(|owed| owed.paid(Outcome::Nothing));
+                return Err(failed(source));
+            }
+        };
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 unsent: command.input.iter().copied().collect(),
@@ -100,7 +108,7 @@ impl Session {
         });
         let deadline = command.deadline;
         let attended = shared.clone();
-        let mut attendant = Attendant::new(child, marker, shared.clone());
+        let mut attendant = Attendant::new(child, marker, owed, shared.clone());
         let spawned = std::thread::Builder::new()
             .name("held session".to_owned())
             .spawn(move || attendant.attend(deadline));
@@ -247,13 +255,15 @@ struct Attendant {
     stdout: Option<ChildStdout>,
     stderr: Option<ChildStderr>,
     marker: tree::Marker,
+    /// Its processes, while they live.
+    owed: Option<Owed>,
     shared: Arc<Shared>,
     started: Instant,
     is_over: bool,
 }
 
 impl Attendant {
-    fn new(mut child: Child, marker: tree::Marker, shared: Arc<Shared>) -> Self {
+    fn new(mut child: Child, marker: tree::Marker, owed: Option<Owed>, shared: Arc<Shared>) -> Self {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         for pipe in [
             stdin.as_ref().map(AsFd::as_fd),
@@ -272,6 +282,7 @@ impl Attendant {
             stdout,
             stderr,
             marker,
+            owed,
             shared,
             started: Instant::now(),
             is_over: false,
@@ -338,7 +349,7 @@ impl Attendant {
         self.is_over = true;
         let keeper = self.shared.keeper;
         let chain_holds = !matches!(end, End::KeeperGone);
-        let left = tree::end_below(keeper, chain_holds, &self.marker, Instant::now() + KILLED_WITHIN);
+        let left = tree::end_below(keeper, chain_holds, &self.marker, Instant::now() + KILLED_WITHIN).left;
         let resume = if matches!(end, End::Finished) {
             Signal::CONT
         } else {
@@ -347,6 +358,10 @@ impl Attendant {
         // It cannot have been reaped yet, so the number is still its own; that it has ended already is no error.
         let _ = kill_process(keeper, resume);
         let status = let_go(&mut self.child, keeper);
+        // What is left behind stays owed: the guard tries again.
+        if left.is_empty() {
+            self.owed.take().map(|owed| owed.paid(Outcome::Nothing));
+        }
         let mut state = self.shared.state.lock();
         while read(&mut self.stdout, &mut state.unread) | read(&mut self.stderr, &mut state.stderr) {}
         let status = match end {

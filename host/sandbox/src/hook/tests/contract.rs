@@ -163,8 +163,9 @@ async fn after_a_pre_that_did_not_end_every_container_that_is_named_runs() {
 async fn mysql_is_locked_by_ftwrl_in_one_session() {
     let folder = tempfile::tempdir().unwrap();
     let stand_in = format!(
-        "while read -r line; do echo \"$line\" >> {0}/asked; case \"$line\" in\n\
-         'SELECT CONCAT('*) echo 'coffre: 1 8.0.36 .';; 'SELECT '\"'coffre: \"*) echo \"$line\" | cut -d\"'\" -f2;;\n\
+        "for word; do case \"$word\" in --execute=*) echo \"$word\" >> {0}/asked; exit 0;; esac; done\n\
+         while read -r line; do echo \"$line\" >> {0}/asked; case \"$line\" in\n\
+         'SELECT CONCAT('*) echo 'coffre: 1 42 8.0.36 .';; 'SELECT '\"'coffre: \"*) echo \"$line\" | cut -d\"'\" -f2;;\n\
          'SET SESSION lock_wait_timeout = 18, SESSION wait_timeout = 120;'|'FLUSH TABLES WITH READ LOCK;'|'UNLOCK TABLES;') ;;\n\
          *IS_USED_LOCK*) echo 42;; 'KILL 42;') ;;\n\
          *) echo \"ERROR 1064 (42000): $line\" >&2; exit 1;; esac; done",
@@ -179,7 +180,8 @@ async fn mysql_is_locked_by_ftwrl_in_one_session() {
         "--unbuffered",
         "--skip-reconnect",
     ];
-    let mut scripts = with_stand_in("mariadb.rhai", "/usr/bin/mysql", &stand_in, &[&grant]);
+    let kill = [grant.as_slice(), &["--force", "--execute=KILL {number}"]].concat();
+    let mut scripts = with_stand_in("mariadb.rhai", "/usr/bin/mysql", &stand_in, &[&grant, &kill]);
     scripts.spec.settings = json!({});
     let hook = scripts.load().unwrap();
     let report = hook.pre(&context(20_000)).await.unwrap();

@@ -20,6 +20,7 @@ mod definitions;
 mod held;
 mod messages;
 mod shipped;
+mod undo;
 
 /// A folder of scripts that belongs to a test.
 struct Scripts {
@@ -91,6 +92,8 @@ fn context(timeout_ms: u64) -> HookContext {
         attempt: 1,
         timeout: Duration::from_millis(timeout_ms),
         hold_at_most: Duration::from_secs(60),
+        guard: None,
+        freezer: None,
         hold_left: Duration::from_secs(60),
     }
 }

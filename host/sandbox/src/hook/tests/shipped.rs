@@ -4,7 +4,7 @@ use coffre_engine::{FindingLevel, HookFailureKind};
 
 use super::*;
 
-fn shipped(name: &str) -> String {
+pub(super) fn shipped(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
