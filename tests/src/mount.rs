@@ -3,6 +3,7 @@
 //! Nothing else may be frozen in a test: [`Scratch::freezable`] is where paths to freeze come from, and it gives no other.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,11 +31,23 @@ impl Scratch {
         std::fs::create_dir(folder.path().join("mnt")).unwrap();
         let scratch = Self { folder };
         run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(&image)
-            .arg(scratch.path()));
+        scratch.mount(&image, "loop");
         scratch
+    }
+
+    /// Mounts an image that is there already, where other users can get at it. Of XFS, a copy may be mounted beside its
+    /// original.
+    pub fn of_image(image: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("coffre-scratch-").tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir(folder.path().join("mnt")).unwrap();
+        let scratch = Self { folder };
+        scratch.mount(image, "loop,nouuid");
+        scratch
+    }
+
+    fn mount(&self, image: &Path, options: &str) {
+        run(Command::new("mount").args(["-o", options]).arg(image).arg(self.path()));
     }
 
     pub fn path(&self) -> PathBuf {

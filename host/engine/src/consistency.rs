@@ -58,6 +58,8 @@ pub struct HookFacts<'a> {
     /// Its `pre` declared that the application is at rest.
     pub at_rest: bool,
     pub pre_failed: bool,
+    /// What its `pre` held open was gone before the snapshot was there.
+    pub lost: bool,
     pub post_failed: bool,
 }
 
@@ -81,6 +83,12 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         if hook.pre_failed {
             return below_application(format!("pre of hook {} failed", hook.name));
         }
+        if hook.lost {
+            return below_application(format!(
+                "hook {} lost what it held before the snapshot was there",
+                hook.name
+            ));
+        }
         if hook.post_failed {
             return below_application(format!("post of hook {} failed", hook.name));
         }
@@ -98,7 +106,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
             facts.hold_at_most.as_secs_f64()
         ));
     }
-    let at_rest = |hook: &&HookFacts<'_>| hook.at_rest && !hook.pre_failed;
+    let at_rest = |hook: &&HookFacts<'_>| hook.at_rest && !hook.pre_failed && !hook.lost;
     let resting: Vec<&str> = facts.hooks.iter().filter(at_rest).map(|hook| hook.name).collect();
     if !resting.is_empty() {
         return Decision {
@@ -122,6 +130,7 @@ mod tests {
             on_failure,
             at_rest,
             pre_failed,
+            lost: false,
             post_failed,
         }
     }
@@ -134,6 +143,14 @@ mod tests {
         let post_failed = hook(Downgrade, true, false, true);
         let warned = hook(Warn, false, true, false);
         let warned_post = hook(Warn, true, false, true);
+        let lost = HookFacts {
+            lost: true,
+            ..fine.clone()
+        };
+        let warned_lost = HookFacts {
+            on_failure: Warn,
+            ..lost.clone()
+        };
         type Row<'a> = (Consistency, &'a [&'a HookFacts<'a>], u64, bool, Consistency, &'a str);
         let table: &[Row<'_>] = &[
             (Crash, &[], 0, false, Crash, "in use"),
@@ -169,6 +186,15 @@ mod tests {
             ),
             (Crash, &[&fine, &warned], 1, false, Application, "brought to rest by db"),
             (Crash, &[&warned], 1, false, Crash, "in use"),
+            (
+                Crash,
+                &[&fine, &lost],
+                1,
+                false,
+                Crash,
+                "hook db lost what it held before the snapshot was there; without hooks: in use",
+            ),
+            (Crash, &[&warned_lost], 1, false, Crash, "in use"),
             // The application was at rest when the snapshot was taken; what came after is only warned of.
             (Crash, &[&warned_post], 1, false, Application, "brought to rest by db"),
             (

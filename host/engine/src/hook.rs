@@ -1,5 +1,7 @@
 //! The seam to hooks, which bring applications to rest before a snapshot and let them go after it.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -7,6 +9,7 @@ use coffre_guard::Guard;
 use serde::{Deserialize, Serialize};
 
 use crate::config::OnFailure;
+use crate::freeze::Freezer;
 use crate::machine::{Attachment, Consistency, DiskId, Finding, Machine};
 
 /// What a hook is told. Everything in it may be shown to the hook's script.
@@ -26,9 +29,19 @@ pub struct HookContext {
     /// To whom the processes that the hook starts, and what else it may leave behind, are owed while it runs. None: a hook
     /// that is looked at alone.
     pub guard: Option<Guard>,
+    /// What freezes file systems for the hook; None as above.
+    pub freezer: Option<Arc<dyn Freezer>>,
+    /// How much of the hold is left as the call begins: what `pre` leaves open ends then, whoever hangs.
+    pub hold_left: Duration,
     /// In `post`, what is known of the snapshot by then. The point's number is not: a point gets its number when it is
     /// committed, long after applications were let go.
     pub so_far: SoFar,
+}
+
+impl fmt::Debug for dyn Freezer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Freezer")
+    }
 }
 
 /// What the job knows when it lets applications go. After a crash, when another process runs `post`, it knows nothing.
@@ -145,7 +158,8 @@ pub struct HookTerms {
 /// `check` disturbs nothing. `pre` may be called again after a failed attempt; `post` is called once for every hook whose
 /// `pre` was *started*, after its last attempt, in reverse order, and must be safe to call twice: it is called again where
 /// it asks for that, or its terms have retries, while the hold lasts. Neither outlives `timeout`: when a call returns, no
-/// process that it started is left.
+/// process that it started is left, but what a good `pre` holds open on purpose. That ends with `post`, or when the hold is
+/// over.
 #[async_trait]
 pub trait HookRunner: Send + Sync {
     /// The hook's name in the config.
@@ -157,6 +171,11 @@ pub trait HookRunner: Send + Sync {
         HookTerms::default()
     }
     async fn check(&self, context: &HookContext) -> Result<Vec<Finding>, HookFailure>;
+    /// Whether everything that this job's `pre` left open (a session that holds a lock) is still there. Asked once the
+    /// snapshot is done and before any `post`: what was lost until then makes the application's rest worth nothing.
+    fn still_held(&self, _job: &str) -> Result<(), HookFailure> {
+        Ok(())
+    }
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure>;
     async fn post(
         &self,

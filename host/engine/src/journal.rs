@@ -1,6 +1,6 @@
 //! A job's journal: what it owes, written down before it owes it, and what became of everything.
 //!
-//! One JSON object per line, each fsynced before the job goes on. What may have to be undone is a *debt*:
+//! One JSON object per line, fsynced before the job goes on (but for `phase` and `note`, which owe nothing). What may have to be undone is a *debt*:
 //!
 //! | written before | owed until | by whom it is paid after a crash |
 //! |---|---|---|
@@ -93,6 +93,7 @@ pub enum Event {
         snapshot: SnapshotId,
         consistency: Consistency,
         held_ms: Option<u64>,
+        hold_overhead_ms: Option<u64>,
     },
     Released {
         snapshot: SnapshotId,
@@ -240,7 +241,8 @@ impl Journal {
         })
     }
 
-    /// Writes one event and waits until it is on the medium.
+    /// Writes one event and waits until it is on the medium. What owes nothing is not waited for: it gets there with the
+    /// next event that does, and applications are not held for it.
     pub fn append(&mut self, at: Timestamp, event: Event) -> Result<(), JournalError> {
         let record = Record { at, event };
         let mut line = serde_json::to_vec(&record).map_err(|source| JournalError::Encode {
@@ -248,7 +250,11 @@ impl Journal {
             source,
         })?;
         line.push(b'\n');
-        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        let for_people = matches!(record.event, Event::Phase { .. } | Event::Note { .. });
+        let written = self
+            .file
+            .write_all(&line)
+            .and_then(|()| if for_people { Ok(()) } else { self.file.sync_data() });
         written.map_err(|source| JournalError::Io {
             doing: "write",
             path: self.path.clone(),

@@ -29,11 +29,12 @@
 //! started. It finds the keeper by that marker, which is in the keeper's environment as long as it lives.
 
 mod launch;
+mod session;
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ use std::time::{Duration, Instant};
 use coffre_guard::{Debt, Guard, GuardError, Outcome, Owed, Owner, tree};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+
+pub use session::{Session, SessionError};
 
 /// What is kept of each of a command's two outputs unless asked otherwise: enough for any message, and what a recovery
 /// point may carry of a hook's output.
@@ -76,6 +79,8 @@ pub struct Command {
     pub cancelled: Option<Arc<AtomicBool>>,
     /// To whom its processes are owed while it runs, and in whose name. None: nobody ends them if we are killed.
     pub guard: Option<(Guard, Owner)>,
+    /// What it started goes on when it has ended in time: an init script starts a daemon.
+    pub leaves_daemons: bool,
 }
 
 impl Command {
@@ -90,6 +95,7 @@ impl Command {
             deadline: Instant::now() + timeout,
             cancelled: None,
             guard: None,
+            leaves_daemons: false,
         }
     }
 
@@ -199,8 +205,13 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
     let started = Instant::now();
     refuse(command)?;
     let marker = tree::Marker::new();
+    let stdin = if command.input.is_empty() {
+        Stdio::null()
+    } else {
+        Stdio::piped()
+    };
     let owed = owe(command, &marker)?;
-    let mut child = match launch::start(command, &marker) {
+    let mut child = match launch::start(command, &marker, stdin) {
         Ok(child) => child,
         Err(source) => {
             owed.map(|owed| owed.paid(Outcome::Nothing));
@@ -214,7 +225,11 @@ pub fn run(command: &Command) -> Result<Output, ProcessError> {
 
     // From here on nothing may return before the tree is gone.
     let chain_holds = !matches!(end, Ok(End::KeeperGone));
-    let left = tree::end_below(keeper, chain_holds, &marker, Instant::now() + KILLED_WITHIN);
+    let left = if command.leaves_daemons && matches!(end, Ok(End::Finished)) {
+        tree::Ended::default()
+    } else {
+        tree::end_below(keeper, chain_holds, &marker, Instant::now() + KILLED_WITHIN)
+    };
     let resume = if matches!(end, Ok(End::Finished)) {
         Signal::CONT
     } else {
@@ -348,16 +363,23 @@ fn runnable(program: &Path) -> std::io::Result<()> {
     Ok(rustix::fs::access(program, rustix::fs::Access::EXEC_OK)?)
 }
 
+/// Whether the command has ended by itself, asked of its keeper without taking the answer away.
+fn ended(keeper: Pid) -> rustix::io::Result<Option<End>> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::Pid(keeper), options) {
+        Ok(Some(state)) if state.stopped() => Ok(Some(End::Finished)),
+        Ok(Some(_)) => Ok(Some(End::KeeperGone)),
+        Ok(None) | Err(rustix::io::Errno::INTR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Feeds and reads the command until it has ended or may not go on.
 fn follow(command: &Command, keeper: Pid, pipes: &mut Pipes<'_>) -> rustix::io::Result<End> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::Pid(keeper), options) {
-            Ok(Some(state)) if state.stopped() => return Ok(End::Finished),
-            Ok(Some(_)) => return Ok(End::KeeperGone),
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error),
+        if let Some(end) = ended(keeper)? {
+            return Ok(end);
         }
         if command
             .cancelled

@@ -122,6 +122,9 @@ pub struct PointDraft {
     pub consistency: ConsistencyReached,
     /// How long applications were held, from the first pre hook to the last post hook.
     pub held_ms: Option<u64>,
+    /// What Coffre added to that: from the end of the last pre to the start of the first post, less the provider's
+    /// snapshot.
+    pub hold_overhead_ms: Option<u64>,
     /// How long file systems were frozen.
     pub frozen_ms: Option<u64>,
     pub policy: Option<String>,

@@ -1,5 +1,8 @@
 //! What the machine has to offer beside Rust: Debian's packages, installed when that may be done, named when not.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -88,12 +91,43 @@ fn names(packages: &[&str]) -> String {
 }
 
 fn install(packages: &[&str]) -> Result<()> {
+    let _none = NoServices::for_now()?;
     command::output(
         apt()
             .args(["-q", "install", "-y", "--no-install-recommends"])
             .args(packages),
     )
     .map(drop)
+}
+
+/// While packages are installed, none of their services is started: tests start servers of their own, and the machine's
+/// owner asked for none. The way that Debian has for this is a program whose answer 101 is no (invoke-rc.d(8)); where the
+/// machine has one already, it is its owner's word and stays.
+struct NoServices;
+
+const SERVICES_POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn for_now() -> Result<Option<Self>> {
+        let mut new = fs::OpenOptions::new();
+        let file = new.write(true).create_new(true).mode(0o755).open(SERVICES_POLICY);
+        match file {
+            Ok(mut file) => {
+                let ours = Self;
+                file.write_all(b"#!/bin/sh\nexit 101\n")
+                    .with_context(|| format!("write {SERVICES_POLICY}"))?;
+                Ok(Some(ours))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("write {SERVICES_POLICY}")),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(SERVICES_POLICY);
+    }
 }
 
 fn apt() -> Command {

@@ -30,7 +30,8 @@ usage: cargo xtask COMMAND
   test [FILTER …]           start the servers that tests need (S3, S3 over TLS, Azure Blob), run every test, stop them
   bench [PART …] [--folder DIR]
                             measure Coffre beside restic and rustic; parts: limit, restic, rustic, coffre, reflink;
-                            and, only if named: memory (5 and 50 million chunks), sessions (1,000 and 100,000)
+                            and, only if named: memory (5 and 50 million chunks), sessions (1,000 and 100,000), hold (how
+                            long databases wait for Coffre itself; fails over 100 ms)
   soak [--minutes M] [--seed S] [--seeds N]
                             simulate the vault under faults, crashes and races (30 minutes, unless M or N says otherwise)
                             and stop at the first seed that loses something

@@ -5,6 +5,7 @@ mod bad_input;
 mod clean;
 mod crash;
 mod damage;
+mod databases;
 mod disks;
 mod durable;
 mod forget;

@@ -315,7 +315,15 @@ fn lines(report: &BackupReport, all: bool) -> Vec<String> {
         let held = point
             .held_ms
             .map(|ms| format!(", applications held {}", span(Duration::from_millis(ms))));
-        lines.push(format!("  hooks: {}{}", names.join(", "), held.unwrap_or_default()));
+        let overhead = point
+            .hold_overhead_ms
+            .map(|ms| format!(" ({ms} ms of it neither in hooks nor in the snapshot)"));
+        lines.push(format!(
+            "  hooks: {}{}{}",
+            names.join(", "),
+            held.unwrap_or_default(),
+            overhead.unwrap_or_default()
+        ));
     }
     // What the second line says already.
     let notes = report.notes.iter().filter(|note| note.code != "downgraded");

@@ -176,6 +176,8 @@ async fn look(
             timeout: hook.terms().timeout.unwrap_or(config.hook(hook.name())?.timeout),
             hold_at_most: policy.hold_at_most,
             guard: Some(guard.clone()),
+            freezer: None,
+            hold_left: policy.hold_at_most,
             so_far: SoFar::default(),
         };
         match hook.check(&context).await {

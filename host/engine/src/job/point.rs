@@ -20,6 +20,7 @@ pub(super) fn draft(
         coffre: env!("CARGO_PKG_VERSION").to_owned(),
         consistency: taken.consistency.clone(),
         held_ms: taken.held_ms,
+        hold_overhead_ms: taken.hold_overhead_ms,
         frozen_ms: taken.frozen_ms,
         policy: run.config.policy.clone(),
         job: Some(run.id.clone()),

@@ -43,6 +43,8 @@ pub(super) struct Rested {
     pub hooks: Vec<HookRun>,
     /// From the first pre to the last post; none without hooks.
     pub held: Option<Duration>,
+    /// What we added to that beside the provider's `take`; none without hooks.
+    pub overhead: Option<Duration>,
     /// The hold was over before the snapshot was there.
     pub late: bool,
     pub freeze: FreezeRun,
@@ -53,6 +55,8 @@ pub(super) struct HookRun {
     pub outcome: HookOutcome,
     pub on_failure: OnFailure,
     pub attachments: Vec<Attachment>,
+    /// What it held open was gone before the snapshot was there.
+    pub lost: bool,
 }
 
 impl HookRun {
@@ -63,6 +67,7 @@ impl HookRun {
             on_failure: self.on_failure,
             at_rest: self.outcome.application_consistent,
             pre_failed: failed(&self.outcome.pre),
+            lost: self.lost,
             post_failed: failed(&self.outcome.post),
         }
     }
@@ -79,6 +84,7 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         late: false,
         freeze: FreezeRun::NotAsked,
         guard_gone: Arc::default(),
+        moments: Moments::default(),
         first_failure: None,
     };
     let gone = hold.guard_gone.clone();
@@ -97,10 +103,12 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
     let (at, snapshot) = taken.map_err(|(error, _)| error)?;
 
     let held = hold.let_go_at.map(|at| at - hold.began);
+    let overhead = hold.moments.overhead();
     run.record(Event::Taken {
         snapshot: id.clone(),
         consistency: snapshot.consistency,
         held_ms: held.map(|held| held.as_millis() as u64),
+        hold_overhead_ms: overhead.map(|overhead| overhead.as_millis() as u64),
     })?;
     if let Some(error) = hold.first_failure {
         return Err(error);
@@ -111,9 +119,26 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         snapshot,
         hooks: hold.hooks,
         held,
+        overhead,
         late: hold.late,
         freeze: hold.freeze,
     })
+}
+
+/// When applications were at rest, and for how much of that the provider was at work.
+#[derive(Default)]
+struct Moments {
+    last_pre_ended: Option<Instant>,
+    first_post_began: Option<Instant>,
+    taking: Duration,
+}
+
+impl Moments {
+    /// From the end of the last pre to the start of the first post, without the provider's `take`.
+    fn overhead(&self) -> Option<Duration> {
+        let (rested, let_go) = self.last_pre_ended.zip(self.first_post_began)?;
+        Some(let_go.saturating_duration_since(rested).saturating_sub(self.taking))
+    }
 }
 
 struct Hold {
@@ -125,6 +150,7 @@ struct Hold {
     late: bool,
     freeze: FreezeRun,
     guard_gone: Arc<AtomicBool>,
+    moments: Moments,
     /// Of a `post` that must not fail.
     first_failure: Option<JobError>,
 }
@@ -166,6 +192,7 @@ impl Hold {
             run.record(Event::HookStarting { hook: name.clone() })?;
             let began = Instant::now();
             let (result, attempts) = self.attempts(run, hook).await;
+            self.moments.last_pre_ended = Some(Instant::now());
             let said = result.as_ref().map(|report| report.output.as_str()).unwrap_or_default();
             let pre = step(&result.as_ref().map(drop), attempts, began.elapsed(), said);
             outcome.application_consistent = result.as_ref().is_ok_and(|report| report.application_consistent);
@@ -188,6 +215,7 @@ impl Hold {
             outcome,
             on_failure: hook.config.on_failure,
             attachments: Vec::new(),
+            lost: false,
         });
     }
 
@@ -199,6 +227,7 @@ impl Hold {
             let context = HookContext {
                 attempt,
                 timeout: limit,
+                hold_left: self.left(),
                 ..context(run, &run.disks, hook)
             };
             let result = match timeout(limit + GRACE, hook.runner.pre(&context)).await {
@@ -265,6 +294,7 @@ impl Hold {
         let at = run.deps.clock.now();
         let provider = run.deps.provider.clone();
         let machine = run.machine.clone();
+        let began = Instant::now();
         let mut take = provider.take(&machine, &request);
         let answer = loop {
             let Some(next) = self.next_deadline(in_force.as_ref()) else {
@@ -281,7 +311,11 @@ impl Hold {
                 self.late = true;
             }
         };
+        self.moments.taking = began.elapsed();
         self.thaw(run, &mut in_force, answer.is_ok()).await;
+        if !self.hooks.is_empty() && !self.late {
+            self.look_for_losses(run, known);
+        }
         let failed = run.provider_failed("take a snapshot");
         let snapshot = answer.map_err(|error| (failed(error), SnapshotOutcome::Failed))?;
         self.is_guarded(run).map_err(|error| (error, SnapshotOutcome::Failed))?;
@@ -335,6 +369,23 @@ impl Hold {
         }
     }
 
+    /// Asks hooks whether what they hold open has held until now.
+    fn look_for_losses(&mut self, run: &mut Run<'_>, known: &Known) {
+        for hook in &known.hooks {
+            let Err(failure) = hook.runner.still_held(&run.id) else {
+                continue;
+            };
+            let name = &hook.config.name;
+            if let Some(of) = self.hooks.iter_mut().find(|of| of.outcome.name == *name) {
+                of.lost = true;
+                of.outcome.application_consistent = false;
+            }
+            if let Err(error) = self.failed(run, hook, "hold", failure) {
+                self.first_failure.get_or_insert(error);
+            }
+        }
+    }
+
     /// Runs `post` for every hook whose `pre` was started, last first. Nothing stops this, and it happens once.
     async fn let_go(
         &mut self,
@@ -355,6 +406,7 @@ impl Hold {
                 so_far: self.so_far(run, snapshot),
                 ..context(run, &run.disks, hook)
             };
+            self.moments.first_post_began.get_or_insert_with(Instant::now);
             let ended = post(run, hook, &context, &owed, outcome, Some(self.deadline)).await;
             if let Some(failure) = ended.failure
                 && let Err(error) = self.failed(run, hook, "post", failure)

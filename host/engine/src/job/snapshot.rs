@@ -67,6 +67,7 @@ pub(super) struct Taken {
     pub disks: Vec<OpenDisk>,
     pub consistency: ConsistencyReached,
     pub held_ms: Option<u64>,
+    pub hold_overhead_ms: Option<u64>,
     pub frozen_ms: Option<u64>,
     pub hooks: Vec<HookOutcome>,
     pub attachments: Vec<Attachment>,
@@ -166,6 +167,8 @@ pub(super) fn context(run: &Run<'_>, disks: &[DiskId], hook: &LoadedHook) -> Hoo
         timeout: hook.config.timeout,
         hold_at_most: run.policy.hold_at_most,
         guard: run.deps.guard.clone(),
+        freezer: Some(run.deps.freezer.clone()),
+        hold_left: run.policy.hold_at_most,
         so_far: SoFar::default(),
     }
 }
@@ -225,6 +228,7 @@ pub(super) async fn accept(run: &mut Run<'_>, known: &Known, base: &Base, rested
         disks: open,
         consistency,
         held_ms: rested.held.map(|held| held.as_millis() as u64),
+        hold_overhead_ms: rested.overhead.map(|overhead| overhead.as_millis() as u64),
         frozen_ms: (rested.freeze.frozen())
             .map(|frozen| frozen.as_millis() as u64)
             .or(rested.snapshot.frozen_ms.map(u64::from)),

@@ -29,6 +29,7 @@ pub struct JobView {
     pub held_ms: Option<u64>,
     /// How long the machine's file systems were frozen.
     pub frozen_ms: Option<u64>,
+    pub hold_overhead_ms: Option<u64>,
     /// The number of its point.
     pub point: Option<u32>,
     pub disks: Vec<DiskId>,
@@ -103,6 +104,7 @@ fn view(job: &JobRecord) -> JobView {
         consistency: None,
         held_ms: None,
         frozen_ms: None,
+        hold_overhead_ms: None,
         point: None,
         disks: Vec::new(),
         phases: Vec::new(),
@@ -149,10 +151,14 @@ impl JobView {
                 }
             }
             Event::Taken {
-                consistency, held_ms, ..
+                consistency,
+                held_ms,
+                hold_overhead_ms,
+                ..
             } => {
                 self.consistency = Some(*consistency);
                 self.held_ms = *held_ms;
+                self.hold_overhead_ms = *hold_overhead_ms;
             }
             Event::Thawed { frozen_ms, .. } => self.frozen_ms = Some(*frozen_ms),
             Event::Committed { session } => self.point = Some(session.0),

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 pub(crate) use command::CommandPattern;
 pub(crate) use path::{PathPattern, Place, components};
+pub(crate) use settings::fill_in;
 
 use crate::manifest::Ask;
 

@@ -52,7 +52,7 @@ pub(super) fn values(settings: &Value, name: &str) -> Vec<String> {
 }
 
 /// All texts that come out of filling every hole in every way.
-pub(super) fn fill_in(text: &str, settings: &Value) -> Result<Vec<String>, String> {
+pub(crate) fn fill_in(text: &str, settings: &Value) -> Result<Vec<String>, String> {
     let mut found = vec![String::new()];
     for piece in pieces(text)? {
         let fillings = match piece {

@@ -8,16 +8,18 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, FnPtr, ImmutableString, Map, N
 
 use super::call::{Call, Phase, Stop};
 use super::exchange::is_attachment_name;
-use super::transcript::log_line;
-use super::{limits, secrets};
-use crate::process::{self, Command, ProcessError};
+use super::transcript::{Transcript, log_line};
+use super::{held, limits, secrets, undo};
+use crate::process::{self, Command, Output, ProcessError};
 
-type Outcome<T> = Result<T, Box<EvalAltResult>>;
+pub(super) type Outcome<T> = Result<T, Box<EvalAltResult>>;
 
 /// Gives the engine everything that a script may do, within one call.
 pub(super) fn register(engine: &mut Engine, call: &Arc<Call>) {
     register_output(engine, call);
     register_commands(engine, call);
+    held::register(engine, call);
+    undo::register(engine, call);
     register_waiting(engine, call);
     register_declarations(engine, call);
     register_endings(engine);
@@ -76,8 +78,7 @@ fn register_commands(engine: &mut Engine, call: &Arc<Call>) {
 
 /// Runs a granted command to its end: `#{status, stdout, stderr, cut}`.
 fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, options: Map) -> Outcome<Map> {
-    let fail =
-        |text: String| -> Box<EvalAltResult> { EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into() };
+    let fail = |text: String| thrown(text, at);
     let arguments = words(args).map_err(&fail)?;
     let (input, own_timeout) = run_options(options).map_err(&fail)?;
     allowed(call, program, &arguments).map_err(|stop| stop.at(at))?;
@@ -97,30 +98,14 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
     let ended = process::run(&command.args(arguments));
     let mut state = call.state.lock();
     if let Some(output) = ended.as_ref().map_or_else(ProcessError::output, Some) {
-        state
-            .transcript
-            .command_output(&output.stdout.bytes, output.stdout.is_cut());
-        state
-            .transcript
-            .command_output(&output.stderr.bytes, output.stderr.is_cut());
+        tell(&mut state.transcript, output);
     }
     match ended {
         Ok(output) => {
             if output.status != 0 {
                 state.transcript.line(&format!("[status {}]", output.status));
             }
-            Ok(Map::from([
-                ("status".into(), i64::from(output.status).into()),
-                (
-                    "stdout".into(),
-                    String::from_utf8_lossy(&output.stdout.bytes).into_owned().into(),
-                ),
-                (
-                    "stderr".into(),
-                    String::from_utf8_lossy(&output.stderr.bytes).into_owned().into(),
-                ),
-                ("cut".into(), (output.stdout.is_cut() || output.stderr.is_cut()).into()),
-            ]))
+            Ok(as_map(&output))
         }
         Err(error @ ProcessError::TimedOut { .. }) => {
             if own_deadline.is_some_and(|own| own < call.deadline) {
@@ -139,7 +124,58 @@ fn run(call: &Call, at: &NativeCallContext<'_>, program: &str, args: Array, opti
     }
 }
 
-fn words(args: Array) -> Result<Vec<String>, String> {
+/// Runs a command of ours to its end, as [`run`] does one of the script's. What it starts may go on running.
+pub(super) fn run_words(call: &Call, at: &NativeCallContext<'_>, words: &[String]) -> Outcome<Output> {
+    if let Some(stop) = call.must_stop() {
+        return Err(stop.at(at));
+    }
+    let (program, rest) = words.split_first().expect("a command has a program");
+    call.state.lock().transcript.line(&shown(program, rest));
+    let command = Command {
+        environment: call.environment.clone(),
+        deadline: call.deadline,
+        cancelled: Some(call.cancelled.clone()),
+        guard: call.guard.clone(),
+        leaves_daemons: true,
+        ..Command::new(program, call.timeout)
+    };
+    match process::run(&command.args(rest)) {
+        Ok(output) => {
+            tell(&mut call.state.lock().transcript, &output);
+            Ok(output)
+        }
+        Err(error @ ProcessError::TimedOut { .. }) => Err(Stop {
+            text: error.to_string(),
+            ..call.timed_out()
+        }
+        .at(at)),
+        Err(error) => Err(Stop::new(HookFailureKind::Failed, error.to_string()).at(at)),
+    }
+}
+
+/// What a script may catch.
+pub(super) fn thrown(text: String, at: &NativeCallContext<'_>) -> Box<EvalAltResult> {
+    EvalAltResult::ErrorRuntime(text.into(), at.call_position()).into()
+}
+
+/// Keeps what a command wrote.
+pub(super) fn tell(transcript: &mut Transcript, output: &Output) {
+    transcript.command_output(&output.stdout.bytes, output.stdout.is_cut());
+    transcript.command_output(&output.stderr.bytes, output.stderr.is_cut());
+}
+
+/// What a script gets of a command that has ended.
+pub(super) fn as_map(output: &Output) -> Map {
+    let text = |bytes: &[u8]| Dynamic::from(String::from_utf8_lossy(bytes).into_owned());
+    Map::from([
+        ("status".into(), i64::from(output.status).into()),
+        ("stdout".into(), text(&output.stdout.bytes)),
+        ("stderr".into(), text(&output.stderr.bytes)),
+        ("cut".into(), (output.stdout.is_cut() || output.stderr.is_cut()).into()),
+    ])
+}
+
+pub(super) fn words(args: Array) -> Result<Vec<String>, String> {
     if args.len() > limits::ARGUMENTS {
         return Err(format!("a command takes at most {} arguments", limits::ARGUMENTS));
     }
@@ -185,7 +221,7 @@ fn run_options(options: Map) -> Result<(Vec<u8>, Option<Duration>), String> {
 }
 
 /// Whether the operator granted this command, and whether it says a secret where every user of the machine could read it.
-fn allowed(call: &Call, program: &str, arguments: &[String]) -> Result<(), Stop> {
+pub(super) fn allowed(call: &Call, program: &str, arguments: &[String]) -> Result<(), Stop> {
     let state = call.state.lock();
     if !call.commands.iter().any(|pattern| pattern.covers(program, arguments)) {
         let command = state.transcript.redact(&shown_as_grant(program, arguments));
@@ -216,7 +252,7 @@ fn shown_as_grant(program: &str, arguments: &[String]) -> String {
     format!("{words:?}")
 }
 
-fn shown(program: &str, arguments: &[String]) -> String {
+pub(super) fn shown(program: &str, arguments: &[String]) -> String {
     let plain = |text: &&str| {
         !text.is_empty()
             && text
@@ -257,7 +293,7 @@ fn secret(call: &Call, name: &str) -> Result<ImmutableString, Stop> {
     Ok(value.into())
 }
 
-fn milliseconds(number: i64) -> Duration {
+pub(super) fn milliseconds(number: i64) -> Duration {
     Duration::from_millis(u64::try_from(number).unwrap_or(0))
 }
 
@@ -364,7 +400,7 @@ fn attach(call: &Call, at: &NativeCallContext<'_>, name: &str, text: &str) -> Ou
     Err(stop.at(at))
 }
 
-fn only_in(call: &Call, at: &NativeCallContext<'_>, function: &str, phase: Phase) -> Outcome<()> {
+pub(super) fn only_in(call: &Call, at: &NativeCallContext<'_>, function: &str, phase: Phase) -> Outcome<()> {
     if call.phase == phase {
         return Ok(());
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use coffre_engine::freeze::Freezer;
 use coffre_engine::secret::SecretSource;
 use coffre_engine::{Attachment, Finding, HookContext, HookFailure, HookFailureKind, SnapshotOutcome};
 use coffre_guard::{Guard, Owner};
@@ -12,9 +13,11 @@ use parking_lot::Mutex;
 use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 use super::environment;
+use super::left::Left;
 use super::limits::GROWTH_BYTES;
 use super::spec::HookSpec;
 use super::transcript::Transcript;
+use super::undo::Services;
 use crate::grant::CommandPattern;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,16 +80,22 @@ pub(super) struct Call {
     pub phase: Phase,
     pub deadline: Instant,
     pub timeout: Duration,
+    /// When applications must be let go, whatever hangs: what the script holds open ends then.
+    pub hold_until: Instant,
     /// The memory that the process had when the call began.
     resident_bytes: u64,
     /// Set when nobody waits for the outcome any more.
     pub cancelled: Arc<AtomicBool>,
     pub commands: Vec<CommandPattern>,
     pub secrets: BTreeMap<String, SecretSource>,
+    pub freezable: Vec<String>,
+    pub granted_services: Vec<String>,
+    pub services: Services,
     /// What commands are told.
     pub environment: Vec<(String, String)>,
     /// To whom the processes of commands are owed.
     pub guard: Option<(Guard, Owner)>,
+    pub freezer: Option<Arc<dyn Freezer>>,
     pub state: Mutex<State>,
 }
 
@@ -96,6 +105,8 @@ pub(super) struct State {
     pub application_consistent: bool,
     pub attachments: Vec<Attachment>,
     pub findings: Vec<Finding>,
+    /// What `pre` leaves, and what `post` finds.
+    pub left: Left,
     /// Asked for once, however often the script does.
     pub known_secrets: BTreeMap<String, String>,
 }
@@ -115,12 +126,17 @@ impl Call {
             phase,
             deadline: Instant::now() + context.timeout,
             timeout: context.timeout,
+            hold_until: Instant::now() + context.hold_left,
             resident_bytes: resident_bytes(),
             cancelled: Arc::default(),
             commands,
             secrets: spec.secrets.clone(),
+            freezable: spec.freezable(hook, &context.machine.settings)?,
+            granted_services: spec.granted_services.clone(),
+            services: spec.services.clone(),
             environment: environment::of(hook, phase, context, outcome),
             guard: guarded(context),
+            freezer: context.freezer.clone(),
             state: Mutex::default(),
         })
     }

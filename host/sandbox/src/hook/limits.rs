@@ -67,6 +67,13 @@ pub const ATTACHMENT_BYTES: usize = 1 << 20;
 pub const INPUT_BYTES: usize = STRING_BYTES;
 pub const ARGUMENTS: usize = 256;
 
+/// Sessions that one hook holds open at a time: one lock each of a few databases.
+pub const SESSIONS: usize = 8;
+
+/// How long a session that a script left open may take to end once its input is closed, before it is killed. A database's
+/// client says goodbye in milliseconds, and applications wait.
+pub const SESSION_END: Duration = Duration::from_secs(1);
+
 /// Findings of one check that somebody will read.
 pub const FINDINGS: usize = 64;
 

@@ -18,7 +18,9 @@ mod environment;
 mod exchange;
 mod exec;
 mod failure;
+mod held;
 mod import;
+mod left;
 mod limits;
 mod program;
 mod script;
@@ -26,6 +28,7 @@ mod secrets;
 mod spec;
 mod transcript;
 mod trust;
+mod undo;
 mod wasm;
 
 use std::sync::Arc;
@@ -35,6 +38,7 @@ use coffre_engine::{HookFailure, HookRunner};
 
 pub use spec::HookSpec;
 pub(crate) use transcript::Transcript;
+pub use undo::Services;
 
 /// Reads and checks a hook. Blocks for as long as reading a small file takes, and a component that was never compiled for
 /// as long as that takes: tenths of a second.

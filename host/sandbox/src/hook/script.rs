@@ -12,9 +12,12 @@ use coffre_engine::{
 use rhai::{AST, CallFnOptions, Dynamic, Engine, Scope};
 
 use super::call::{Call, Phase, State};
+use super::held::EndOf;
 use super::import::ScriptsFolder;
+use super::left::OfJobs;
 use super::spec::HookSpec;
 use super::{api, context, failure, limits, trust};
+use crate::process::ProcessError;
 
 /// A script that parses and has what a hook needs.
 pub(super) struct RhaiHook {
@@ -23,6 +26,8 @@ pub(super) struct RhaiHook {
     spec: HookSpec,
     tree: AST,
     functions: Vec<Phase>,
+    /// What `pre` left open for `post`.
+    open: OfJobs,
 }
 
 impl RhaiHook {
@@ -60,6 +65,7 @@ impl RhaiHook {
             spec: spec.clone(),
             tree,
             functions,
+            open: OfJobs::default(),
         })
     }
 
@@ -75,6 +81,9 @@ impl RhaiHook {
             return Ok(None);
         }
         let call = Arc::new(Call::begin(&self.name, &self.spec, phase, context, outcome)?);
+        if phase == Phase::Post {
+            call.state.lock().left = self.open.take(&context.job);
+        }
         let told = context::told(&self.name, &self.spec.settings, phase, context, memory, outcome)
             .map_err(|cause| failure::invalid(format!("{}: {cause}", self.file.display()), None))?;
         // Should nobody wait any more, the script and its commands end soon.
@@ -117,7 +126,13 @@ impl RhaiHook {
                 let output = call.output();
                 Ok(Some((value, std::mem::take(&mut *call.state.lock()), output)))
             }
-            Ok(Err(error)) => Err(self.redacted(&call, failure::of_running(&self.file, &error, call.output()))),
+            Ok(Err(error)) => {
+                let left = std::mem::take(&mut call.state.lock().left);
+                for wrong in left.clear(false).await.wrong {
+                    call.state.lock().transcript.line(&wrong);
+                }
+                Err(self.redacted(&call, failure::of_running(&self.file, &error, call.output())))
+            }
             Err(_) => Err(internal("the interpreter ended without an answer".to_owned())),
         }
     }
@@ -169,14 +184,97 @@ impl HookRunner for RhaiHook {
     }
 
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure> {
-        let Some((returned, state, output)) = self.call(Phase::Pre, context, None, None).await? else {
+        let Some((returned, mut state, output)) = self.call(Phase::Pre, context, None, None).await? else {
             return Ok(PreReport::default());
         };
+        let left = std::mem::take(&mut state.left);
+        let report = self.report(&returned, &state, output);
+        if report.is_ok() {
+            self.open.put(&context.job, left);
+        } else {
+            left.clear(false).await;
+        }
+        report
+    }
+
+    fn still_held(&self, job: &str) -> Result<(), HookFailure> {
+        match self.open.lost(job) {
+            None => Ok(()),
+            Some((name, why)) => Err(HookFailure {
+                kind: HookFailureKind::Failed,
+                text: format!(
+                    "{}: the session `{name}` ended before the snapshot was there: {why}",
+                    self.file.display()
+                ),
+                hint: Some(
+                    "the point is not worth what it would be; look why its server or its client ended it".to_owned(),
+                ),
+                output: String::new(),
+            }),
+        }
+    }
+
+    async fn post(
+        &self,
+        context: &HookContext,
+        memory: Option<&str>,
+        outcome: SnapshotOutcome,
+    ) -> Result<PostReport, HookFailure> {
+        let called = self.call(Phase::Post, context, memory, Some(outcome)).await?;
+        let (mut state, output) = match called {
+            Some((_, state, output)) => (state, output),
+            None => {
+                let left = self.open.take(&context.job);
+                (
+                    State {
+                        left,
+                        ..State::default()
+                    },
+                    String::new(),
+                )
+            }
+        };
+        let left = std::mem::take(&mut state.left);
+        if left.is_empty() {
+            return Ok(PostReport {
+                attachments: state.attachments,
+                output,
+            });
+        }
+        let cleared = left.clear(true).await;
+        let mut wrong = cleared.wrong;
+        for EndOf { name, outcome } in cleared.sessions {
+            state.transcript.line(&format!("[{name} was left open and is ended]"));
+            match outcome {
+                Ok(output) => api::tell(&mut state.transcript, &output),
+                Err(error @ ProcessError::LeftBehind { .. }) => wrong.push(error.to_string()),
+                Err(error) => state.transcript.line(&error.to_string()),
+            }
+        }
+        let output = state.transcript.text();
+        if !wrong.is_empty() {
+            return Err(HookFailure {
+                kind: HookFailureKind::Failed,
+                text: format!("{}: {}", self.file.display(), wrong.join("; ")),
+                hint: None,
+                output,
+            });
+        }
+        Ok(PostReport {
+            attachments: state.attachments,
+            output,
+        })
+    }
+}
+
+impl RhaiHook {
+    /// What a `pre` that came to its end reports.
+    fn report(&self, returned: &Dynamic, state: &State, output: String) -> Result<PreReport, HookFailure> {
         let wrong = |kind, cause: String| HookFailure {
             output: output.clone(),
             ..HookFailure::new(kind, format!("{}: {cause}", self.file.display()))
         };
-        let memory = context::memory(&returned).map_err(|cause| wrong(HookFailureKind::Failed, cause))?;
+        let memory = context::memory(returned).map_err(|cause| wrong(HookFailureKind::Failed, cause))?;
         if let Some(memory) = &memory {
             if memory.len() > limits::MEMORY_BYTES {
                 let cause = format!("`pre` returned more than {} bytes for `post`", limits::MEMORY_BYTES);
@@ -195,21 +293,6 @@ impl HookRunner for RhaiHook {
             memory,
             output,
         })
-    }
-
-    async fn post(
-        &self,
-        context: &HookContext,
-        memory: Option<&str>,
-        outcome: SnapshotOutcome,
-    ) -> Result<PostReport, HookFailure> {
-        let called = self.call(Phase::Post, context, memory, Some(outcome)).await?;
-        Ok(
-            called.map_or_else(PostReport::default, |(_, state, output)| PostReport {
-                attachments: state.attachments,
-                output,
-            }),
-        )
     }
 }
 

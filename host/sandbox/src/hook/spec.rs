@@ -9,7 +9,8 @@ use coffre_engine::secret::SecretSource;
 use serde_json::Value;
 
 use super::failure;
-use crate::grant::CommandPattern;
+use super::undo::Services;
+use crate::grant::{CommandPattern, fill_in};
 
 /// Compiled components, below the cache folder: with those of plugins.
 const COMPILED: &str = "plugins";
@@ -32,6 +33,12 @@ pub struct HookSpec {
     pub commands: Vec<Vec<String>>,
     /// The `secret` grants: what `secret(name)` gives.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// The `freeze` grants: mount points, which may hold `${settings.NAME}` of the machine.
+    pub freezable: Vec<String>,
+    /// The `service` grants: services by the names that their manager has for them.
+    pub granted_services: Vec<String>,
+    /// What manages services here.
+    pub services: Services,
     /// The only folder that scripts import from.
     pub scripts_folder: PathBuf,
     /// Of a component: its grants as they are written, but for secrets.
@@ -52,6 +59,9 @@ impl HookSpec {
             settings: Value::Object(serde_json::Map::new()),
             commands: Vec::new(),
             secrets: BTreeMap::new(),
+            freezable: Vec::new(),
+            granted_services: Vec::new(),
+            services: Services::here(),
             scripts_folder: scripts_folder.into(),
             grants: BTreeMap::new(),
             cache_folder: None,
@@ -81,6 +91,14 @@ impl HookSpec {
                         )
                     })?;
                 }
+                "freeze" => {
+                    spec.freezable = list(value, |name| name.starts_with('/') || name.starts_with("${"))
+                        .ok_or_else(|| wrong("must be a list of mount points", "freeze = [\"/srv/app\"]"))?;
+                }
+                "service" => {
+                    spec.granted_services = list(value, |name| !name.is_empty() && !name.starts_with('-'))
+                        .ok_or_else(|| wrong("must be a list of services", "service = [\"nginx.service\"]"))?;
+                }
                 "secret" => {
                     let hint = "secret = { password = { file = \"/etc/coffre/db-password\" } }";
                     let table = value
@@ -103,7 +121,7 @@ impl HookSpec {
                 _ => {
                     return Err(wrong(
                         "means nothing to a script",
-                        "a script can be granted `process` and `secret`",
+                        "a script can be granted `process`, `freeze`, `service` and `secret`",
                     ));
                 }
             }
@@ -125,6 +143,15 @@ impl HookSpec {
             .map_err(|cause| invalid(hook, "process", &cause, hint))
     }
 
+    /// The mount points that a machine with these settings lets it freeze.
+    pub(super) fn freezable(&self, hook: &str, settings: &Value) -> Result<Vec<String>, HookFailure> {
+        let filled = self.freezable.iter().map(|mount| fill_in(mount, settings));
+        let filled: Result<Vec<_>, _> = filled.collect();
+        filled
+            .map(|found| found.concat())
+            .map_err(|cause| invalid(hook, "freeze", &cause, "freeze = [\"/srv/app\"]"))
+    }
+
     /// A hook that is meant for a guest must never run on the hypervisor instead.
     pub(super) fn refuse_other_places(&self, name: &str) -> Result<(), HookFailure> {
         match &self.on {
@@ -135,6 +162,12 @@ impl HookSpec {
             )),
         }
     }
+}
+
+/// A list of texts that are all right.
+fn list(value: &Value, is_right: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+    let texts: Vec<String> = serde_json::from_value(value.clone()).ok()?;
+    texts.iter().all(|text| is_right(text)).then_some(texts)
 }
 
 fn invalid(hook: &str, grant: &str, cause: &str, hint: &str) -> HookFailure {

@@ -18,7 +18,7 @@ const KEEPER: &str = r#"unset PWD OLDPWD SHLVL _
 s=$?; kill -STOP $$; exit $s"#;
 
 #[allow(unsafe_code)]
-pub(super) fn start(command: &Command, marker: &Marker) -> std::io::Result<Child> {
+pub(super) fn start(command: &Command, marker: &Marker, stdin: Stdio) -> std::io::Result<Child> {
     let mut keeper = std::process::Command::new("/bin/sh");
     keeper
         .args(["-c", KEEPER, "coffre-keeper"])
@@ -36,11 +36,7 @@ pub(super) fn start(command: &Command, marker: &Marker) -> std::io::Result<Child
         .envs(command.environment.iter().map(|(name, value)| (name, value)))
         .env(MARKER_NAME, marker.text())
         .current_dir("/")
-        .stdin(if command.input.is_empty() {
-            Stdio::null()
-        } else {
-            Stdio::piped()
-        })
+        .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     // SAFETY: between fork and exec only async-signal-safe calls are allowed, since another thread may hold any lock. Both

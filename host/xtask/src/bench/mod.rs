@@ -3,6 +3,7 @@
 //! The disk is filled from this machine's own /usr, so seconds of two machines do not compare; ratios of one run do.
 
 mod contender;
+mod hold;
 mod measure;
 mod table;
 mod vault;
@@ -61,19 +62,25 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     while let Some(argument) = rest.next() {
         match argument.as_str() {
             "--folder" => folder = PathBuf::from(rest.next().context("--folder wants a folder")?),
-            part if PARTS.contains(&part) || vault::PARTS.contains(&part) => parts.push(part),
+            part if PARTS.contains(&part) || vault::PARTS.contains(&part) || part == hold::PART => parts.push(part),
             other => bail!(
-                "`bench` does not know {other}; its parts are {}, {}",
+                "`bench` does not know {other}; its parts are {}, {}, {}",
                 PARTS.join(", "),
-                vault::PARTS.join(", ")
+                vault::PARTS.join(", "),
+                hold::PART
             ),
         }
+    }
+    let hold = parts.contains(&hold::PART);
+    if hold {
+        parts.retain(|part| *part != hold::PART);
+        hold::run(workspace)?;
     }
     let (of_vault, parts): (Vec<&str>, Vec<&str>) = parts.into_iter().partition(|part| vault::PARTS.contains(part));
     for part in &of_vault {
         vault::run(workspace, part, &folder.join(part))?;
     }
-    if parts.is_empty() && !of_vault.is_empty() {
+    if parts.is_empty() && (hold || !of_vault.is_empty()) {
         return Ok(());
     }
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);

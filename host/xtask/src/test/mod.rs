@@ -76,7 +76,7 @@ pub fn servers(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 }
 
 /// What tests and servers use of the machine, beside Rust.
-fn provide() -> Result<()> {
+pub fn provide() -> Result<()> {
     machine::provide(&[
         need("mkfs.xfs", "xfsprogs"),
         need("mkfs.btrfs", "btrfs-progs"),
@@ -90,9 +90,12 @@ fn provide() -> Result<()> {
         need("setpriv", "util-linux"),
         need("mount", "mount"),
         need("losetup", "mount"),
-        need("nbdkit", "nbdkit"),
-        need("nbdfuse", "libnbd-bin"),
-        need("fusermount3", "fuse3"),
+        // What the scripts that ship are for. Tests start servers of their own.
+        need("pg_ctlcluster", "postgresql"),
+        need("mariadbd", "mariadb-server"),
+        need("redis-server", "redis-server"),
+        need("redis-cli", "redis-tools"),
+        need("sqlite3", "sqlite3"),
     ])?;
     machine::provide_python()
 }

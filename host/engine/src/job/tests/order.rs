@@ -41,6 +41,56 @@ async fn post_hooks_run_in_reverse_right_after_the_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_hook_held_and_lost_before_the_snapshot_was_there_marks_the_point_down() {
+    let world = World::new().await;
+    world.fault("hold a", Fault::Fail);
+    let report = world.backup().await.unwrap();
+    assert_eq!(
+        disturbing(&world),
+        ["pre a", "pre b", "take", "post b", "post a", "settle", "release"]
+    );
+    assert_eq!(report.outcome, JobOutcome::Downgraded);
+    assert_eq!(
+        report.point.consistency.reason,
+        "hook a lost what it held before the snapshot was there; without hooks: a fake"
+    );
+    assert!(!report.point.hooks[0].application_consistent);
+    assert!(
+        report
+            .notes
+            .iter()
+            .any(|note| note.text == "hold of hook a failed: its session ended")
+    );
+
+    let hooks = HOOKS.replacen("file = \"a\"", "file = \"a\"\non-failure = \"fail\"", 1);
+    let world = World::with(&format!("{POLICY}{hooks}{MACHINE}")).await;
+    world.fault("hold a", Fault::Fail);
+    let error = world.backup().await.unwrap_err();
+    assert_eq!(error.to_string(), "hold of hook a failed");
+    assert!(world.points().await.is_empty());
+    world.assert_nothing_is_owed();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hold_says_what_is_neither_in_hooks_nor_in_the_snapshot() {
+    let world = World::new().await;
+    world.fault("pre a", Fault::Slow(Duration::from_millis(300)));
+    world.fault("take", Fault::Slow(Duration::from_millis(700)));
+    world.fault("post b", Fault::Slow(Duration::from_millis(300)));
+    let point = world.backup().await.unwrap().point;
+    let (held, overhead) = (point.held_ms.unwrap(), point.hold_overhead_ms.unwrap());
+    assert!(held >= 1300, "{held}");
+    assert!(overhead < 300, "the hooks and the snapshot are not in it: {overhead}");
+    assert_eq!(
+        jobs(&world.state(), Some("m")).unwrap()[0].hold_overhead_ms,
+        Some(overhead)
+    );
+
+    let world = World::with(&format!("{POLICY}{}", MACHINE.replace("hooks = [\"a\", \"b\"]", ""))).await;
+    assert_eq!(world.backup().await.unwrap().point.hold_overhead_ms, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_pre_downgrades_and_its_post_runs_all_the_same() {
     let world = World::new().await;
     world.fault("pre b", Fault::Fail);

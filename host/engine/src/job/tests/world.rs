@@ -562,6 +562,25 @@ impl HookRunner for FakeHook {
         Ok(Vec::new())
     }
 
+    fn still_held(&self, job: &str) -> Result<(), HookFailure> {
+        assert_eq!(self.world.held_by.lock().as_deref(), Some(job));
+        if self
+            .world
+            .faults
+            .lock()
+            .remove(&format!("hold {}", self.name))
+            .is_none()
+        {
+            return Ok(());
+        }
+        Err(HookFailure {
+            kind: HookFailureKind::Failed,
+            text: "its session ended".to_owned(),
+            hint: None,
+            output: String::new(),
+        })
+    }
+
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure> {
         *self.world.held_by.lock() = Some(context.job.clone());
         self.step("pre").await?;

@@ -15,8 +15,12 @@ use super::{HookSpec, load};
 
 mod api;
 mod bounds;
+mod contract;
+mod definitions;
+mod held;
 mod messages;
 mod shipped;
+mod undo;
 
 /// A folder of scripts that belongs to a test.
 struct Scripts {
@@ -89,6 +93,8 @@ fn context(timeout_ms: u64) -> HookContext {
         timeout: Duration::from_millis(timeout_ms),
         guard: None,
         hold_at_most: Duration::from_secs(60),
+        freezer: None,
+        hold_left: Duration::from_secs(60),
         so_far: SoFar::default(),
     }
 }

@@ -4,24 +4,28 @@ use coffre_engine::{FindingLevel, HookFailureKind};
 
 use super::*;
 
-fn shipped(name: &str) -> String {
+pub(super) fn shipped(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// A shipped script whose `program` is a shell script of ours, with the grants that its header asks for.
-fn with_stand_in(name: &str, program: &str, stand_in: &str, grants: &[&[&str]]) -> Scripts {
+pub(super) fn with_stand_in(name: &str, program: &str, stand_in: &str, grants: &[&[&str]]) -> Scripts {
     let mut scripts = Scripts::with("");
     let tool = scripts.write("tool", &format!("#!/bin/sh\n{stand_in}\n"));
     fs::set_permissions(&tool, Permissions::from_mode(0o755)).unwrap();
     let tool = tool.display().to_string();
     scripts.write(
         "hook.rhai",
-        &shipped(name).replace(&format!("run(\"{program}\""), &format!("run(\"{tool}\"")),
+        &shipped(name)
+            .replace(&format!("(\"{program}\""), &format!("(\"{tool}\""))
+            .replace(&format!(", \"{program}\","), &format!(", \"{tool}\",")),
     );
     for grant in grants {
         let quoted: Vec<_> = grant.iter().map(|word| format!("{word:?}")).collect();
-        let header = shipped(name).replace("PSQL", &PSQL.map(|word| format!("{word:?}")).join(", "));
+        let header = shipped(name)
+            .replace("PSQL", &PSQL.map(|word| format!("{word:?}")).join(", "))
+            .replace("MONGOSH", &MONGOSH.map(|word| format!("{word:?}")).join(", "));
         assert!(
             header.contains(&format!("[{}]", quoted.join(", "))),
             "{name} asks for no {quoted:?}"
@@ -37,6 +41,9 @@ fn with_stand_in(name: &str, program: &str, stand_in: &str, grants: &[&[&str]]) 
     }
     scripts
 }
+
+/// What the header of mongodb.rhai calls MONGOSH.
+const MONGOSH: [&str; 6] = ["/usr/bin/mongosh", "--quiet", "--norc", "--port", "{number}", "--eval"];
 
 /// What the header of postgres.rhai calls PSQL.
 const PSQL: [&str; 10] = [
@@ -90,6 +97,9 @@ fn every_script_says_what_it_needs_does_leaves_and_how_to_restore() {
     let mut seen = 0;
     for entry in fs::read_dir(folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".d.rhai") {
+            continue;
+        }
         let text = shipped(&name);
         assert!(text.starts_with(&format!("// {name}: ")), "{name}");
         for word in ["// Needs: ", "// Does: ", "// Leaves: ", "// Restore: "] {
@@ -98,7 +108,7 @@ fn every_script_says_what_it_needs_does_leaves_and_how_to_restore() {
         Scripts::with(&text).load().map(|_| ()).unwrap();
         seen += 1;
     }
-    assert!(seen >= 4);
+    assert!(seen >= 9);
 }
 
 #[tokio::test]

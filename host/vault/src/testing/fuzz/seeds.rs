@@ -112,7 +112,7 @@ fn points() -> Vec<Vec<u8>> {
         "written": {"packs": 3, "index_pieces": 1, "stored_bytes": 123456},
         "taken_at": "2026-01-02T03:04:05Z", "host": "backup1", "coffre": "0.1.0",
         "consistency": {"reached": "file-system", "wanted": "application", "reason": "a hook failed"},
-        "held_ms": 12, "frozen_ms": null, "policy": "nightly", "job": "j1",
+        "held_ms": 12, "hold_overhead_ms": 3, "frozen_ms": null, "policy": "nightly", "job": "j1",
         "provider": {"name": "image", "version": "1", "digest": "00", "pinned": true},
         "disks": [
             {"id": "vda", "label": "root", "size_bytes": 8388608, "root": {"level": 0, "id": id}, "token": "t",
