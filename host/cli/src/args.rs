@@ -1,10 +1,12 @@
 //! The words of the command line: what may be typed, and the help for it.
 
+mod hook;
 mod key;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use hook::{HookArgs, HookCommand, NewHookArgs, NewHookKind, SnapshotKind, TestHookArgs};
 pub use key::{AddKeyArgs, KeyArgs, KeyCommand, NewKeys, RemoveKeyArgs, RotateKeyArgs};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -81,6 +83,7 @@ pub enum Command {
     Jobs(JobsArgs),
     Config(ConfigArgs),
     Plugin(PluginArgs),
+    Hook(HookArgs),
     Completions(CompletionsArgs),
 }
 

@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod fate;
 mod forget;
+mod hook;
 mod init;
 mod jobs;
 mod key;
@@ -55,6 +56,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Key(args) => key::run(&args.command, global, output).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
+        Command::Hook(args) => hook::run(&args.command, global, output).await,
         Command::Completions(args) => completions::run(args, output),
     }
 }

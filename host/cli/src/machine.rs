@@ -28,12 +28,7 @@ impl Parts {
             .await
             .with_context(doing)?;
         let notes = assumed_grants(catalog, machine).into_iter().collect();
-        let mut hooks = Vec::with_capacity(machine.hooks.len());
-        for name in &machine.hooks {
-            let hook = hook::load_from_config(config, config.hook(name)?)
-                .with_context(|| format!("cannot load hook `{name}` for {}", machine.name))?;
-            hooks.push(hook);
-        }
+        let hooks = load_hooks(config, machine)?;
         Ok(Self { provider, hooks, notes })
     }
 
@@ -50,6 +45,15 @@ impl Parts {
             notes: self.notes,
         }
     }
+}
+
+/// A machine's hooks, in the order in which their `pre` runs.
+pub fn load_hooks(config: &Config, machine: &MachineConfig) -> anyhow::Result<Vec<Arc<dyn HookRunner>>> {
+    let load = |name: &String| {
+        hook::load_from_config(config, config.hook(name)?)
+            .with_context(|| format!("cannot load hook `{name}` for {}", machine.name))
+    };
+    machine.hooks.iter().map(load).collect()
 }
 
 /// Grants that nobody typed are said in the job and the point.

@@ -16,6 +16,7 @@ mod debts;
 mod disks;
 mod error;
 mod point;
+mod rehearsal;
 mod rest;
 mod run;
 mod send;
@@ -40,6 +41,7 @@ use crate::progress::{Cancel, Phase, Progress};
 use crate::provider::SnapshotProvider;
 
 pub use error::{JobError, JobErrorKind};
+pub use rehearsal::{Rehearsal, pay, rehearse};
 use run::Run;
 pub use view::{JobView, PhaseView, job, jobs};
 
@@ -84,7 +86,7 @@ pub async fn backup(deps: &JobDeps, machine: &str) -> Result<BackupReport, JobEr
         Err(panic) => Err(JobError::Panicked(run::panic_text(&*panic))),
     };
     run.enter_quietly(Phase::Release);
-    debts::pay_own(&mut run, &result).await;
+    debts::pay_own(&mut run, result.as_ref().err()).await;
     run.end(result)
 }
 

@@ -181,6 +181,12 @@ impl<'a> Run<'a> {
         self.say(NoteLevel::Warning, "session-begun-anew", text)
     }
 
+    /// Ends the journal of a job that moved nothing.
+    pub fn close(mut self, outcome: JobOutcome, failure: Option<&JobError>) {
+        self.record_quietly(Event::Ended(ended(outcome, failure)));
+        self.deps.progress.enter(Phase::End);
+    }
+
     /// Ends the journal and says how it went.
     pub fn end(mut self, result: Result<Point, JobError>) -> Result<BackupReport, JobError> {
         let stats = |of: fn(&coffre_vault::PointDisk) -> u64| {
@@ -196,12 +202,10 @@ impl<'a> Run<'a> {
             Err(_) => JobOutcome::Failed,
         };
         let ended = Ended {
-            outcome,
-            error: result.as_ref().err().map(|error| Chain(error).to_string()),
-            hint: result.as_ref().err().and_then(JobError::hint),
             read_bytes: stats(|disk| disk.read_bytes),
             changed_bytes: stats(|disk| disk.changed_bytes),
             stored_bytes: result.as_ref().map_or(0, |point| point.written.stored_bytes),
+            ..ended(outcome, result.as_ref().err())
         };
         self.record_quietly(Event::Ended(ended));
         self.deps.progress.enter(Phase::End);
@@ -215,6 +219,17 @@ impl<'a> Run<'a> {
             elapsed: self.started.elapsed(),
             point,
         })
+    }
+}
+
+fn ended(outcome: JobOutcome, failure: Option<&JobError>) -> Ended {
+    Ended {
+        outcome,
+        error: failure.map(|error| Chain(error).to_string()),
+        hint: failure.and_then(JobError::hint),
+        read_bytes: 0,
+        changed_bytes: 0,
+        stored_bytes: 0,
     }
 }
 

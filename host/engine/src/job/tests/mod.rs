@@ -5,5 +5,6 @@ mod crash;
 mod failure;
 mod order;
 mod points;
+mod rehearsal;
 mod store;
 mod world;
