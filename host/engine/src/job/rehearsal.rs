@@ -59,7 +59,11 @@ pub async fn pay(deps: &JobDeps, machine: &str) -> Result<(), JobError> {
         debts::pay_earlier(&mut run).await.map(drop)
     };
     let result = result.await;
-    let outcome = if result.is_ok() { JobOutcome::Rehearsed } else { JobOutcome::Failed };
+    let outcome = if result.is_ok() {
+        JobOutcome::Rehearsed
+    } else {
+        JobOutcome::Failed
+    };
     run.close(outcome, result.as_ref().err());
     result
 }

@@ -60,7 +60,9 @@ pub async fn run(hooks: &[String], machine: Option<&str>, global: &Global, outpu
         say(one, output)?;
     }
     let failed = checked.iter().filter(|one| !one.ok);
-    let exit = failed.map(|one| one.error.as_ref().map_or(Exit::Failed, |error| error.exit)).next();
+    let exit = failed
+        .map(|one| one.error.as_ref().map_or(Exit::Failed, |error| error.exit))
+        .next();
     output.document(&Document {
         ok: exit.is_none(),
         hooks: checked,

@@ -43,7 +43,9 @@ pub fn run(global: &Global, output: &Output) -> anyhow::Result<Exit> {
         retries: hook.retries,
         on_failure: hook.on_failure,
         machines: users(&config, &hook.name).map(|machine| machine.name.clone()).collect(),
-        error: hook::load_from_config(&config, hook).err().map(|error| Report::new(&error.into())),
+        error: hook::load_from_config(&config, hook)
+            .err()
+            .map(|error| Report::new(&error.into())),
     };
     let hooks: Vec<Entry> = config.hooks.values().map(entry).collect();
     if hooks.is_empty() {
@@ -57,13 +59,19 @@ pub fn run(global: &Global, output: &Output) -> anyhow::Result<Exit> {
                 span(std::time::Duration::from_millis(hook.timeout_ms)),
                 hook.machines.join(", "),
                 hook.file.display().to_string(),
-                hook.error.as_ref().map_or("fine", |error| error.message.as_str()).to_owned(),
+                hook.error
+                    .as_ref()
+                    .map_or("fine", |error| error.message.as_str())
+                    .to_owned(),
             ]
         });
         let headers = ["HOOK", "KIND", "ON", "TIMEOUT", "MACHINES", "FILE", "STATE"];
         output.result(table(&headers, &[3], rows.collect()))?;
     }
-    let exit = hooks.iter().find_map(|hook| hook.error.as_ref()).map_or(Exit::Done, |error| error.exit);
+    let exit = hooks
+        .iter()
+        .find_map(|hook| hook.error.as_ref())
+        .map_or(Exit::Done, |error| error.exit);
     output.document(&Document { hooks })?;
     Ok(exit)
 }

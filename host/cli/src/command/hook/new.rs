@@ -42,7 +42,10 @@ pub fn run(args: &NewHookArgs, global: &Global, output: &Output) -> anyhow::Resu
     let file = folder.join(format!("{}.{ending}", args.name));
     write(&file, &content.replace("NAME", &args.name), mode)?;
     let config = lines(args, &file);
-    output.line(format!("{} is there; change it to what your application needs", file.display()))?;
+    output.line(format!(
+        "{} is there; change it to what your application needs",
+        file.display()
+    ))?;
     output.result(format!("\nFor the configuration:\n\n{config}"))?;
     output.line(format!(
         "\nand `hooks = [\"{}\"]` in a machine's table. Then: coffre hook check {0}, coffre hook test {0}",
@@ -76,12 +79,14 @@ fn write(file: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = file.parent().unwrap_or(Path::new("/"));
             let text = format!("there is no folder {}", folder.display());
-            let hint = "make it, only writable for root or the user that runs coffre; or say another one: --folder FOLDER";
+            let hint =
+                "make it, only writable for root or the user that runs coffre; or say another one: --folder FOLDER";
             return Err(Complaint::usage(text, hint).into());
         }
         Err(error) => return Err(error).with_context(|| format!("make {}", file.display())),
     };
-    made.write_all(content.as_bytes()).with_context(|| format!("write {}", file.display()))
+    made.write_all(content.as_bytes())
+        .with_context(|| format!("write {}", file.display()))
 }
 
 fn lines(args: &NewHookArgs, file: &Path) -> String {

@@ -206,7 +206,10 @@ impl Test<'_> {
     async fn killed(&self, global: &Global, output: &Output) -> anyhow::Result<Exit> {
         let program = std::env::current_exe().context("find this program")?;
         let mut command = Command::new(program);
-        command.arg("--config").arg(&self.config.file).args(["--quiet", "hook", "test"]);
+        command
+            .arg("--config")
+            .arg(&self.config.file)
+            .args(["--quiet", "hook", "test"]);
         command.args(&self.hooks).args(["--machine", &self.machine.name]);
         command.args(["--fault", "kill-host", "--die-while-held"]);
         if self.is_real() {
@@ -266,7 +269,10 @@ impl Test<'_> {
             span(hold_at_most)
         ))?;
         match &rehearsal.result {
-            Ok(worth) => output.line(format!("a point would be {}-consistent: {}", worth.reached, worth.reason))?,
+            Ok(worth) => output.line(format!(
+                "a point would be {}-consistent: {}",
+                worth.reached, worth.reason
+            ))?,
             Err(error) => output.line(format!("there would be no point: {}", coffre_engine::Chain(error)))?,
         }
         output.result(if rehearsal.all_let_go {
@@ -300,7 +306,9 @@ impl Test<'_> {
     fn judge(&self, rehearsal: &Rehearsal) -> Exit {
         let on_purpose = |error: &Option<String>| error.as_ref().is_some_and(|text| text.contains("on purpose"));
         let spans = &rehearsal.timeline.spans;
-        let failed = spans.iter().any(|span| span.error.is_some() && !on_purpose(&span.error));
+        let failed = spans
+            .iter()
+            .any(|span| span.error.is_some() && !on_purpose(&span.error));
         if !rehearsal.all_let_go || rehearsal.timeline.is_held() || failed {
             return Exit::Failed;
         }

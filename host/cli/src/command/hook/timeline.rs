@@ -16,7 +16,12 @@ pub(super) fn draw(timeline: &Timeline) -> String {
         let hook = step.hook.as_deref().unwrap_or_default();
         format!("{:8} {hook}", step.step.as_str()).trim_end().to_owned()
     };
-    let widest = timeline.spans.iter().map(|step| name(step).chars().count()).max().unwrap_or(0);
+    let widest = timeline
+        .spans
+        .iter()
+        .map(|step| name(step).chars().count())
+        .max()
+        .unwrap_or(0);
     let mut text = String::new();
     for step in &timeline.spans {
         let line = format!(
@@ -42,7 +47,11 @@ fn bar(step: &Span, whole_ms: u64) -> String {
         (_, None) => '#',
     };
     let filled: String = std::iter::repeat_n(sign, (to - from) as usize).collect();
-    format!("|{}{filled}{}|", " ".repeat(from as usize), " ".repeat((WIDTH - to) as usize))
+    format!(
+        "|{}{filled}{}|",
+        " ".repeat(from as usize),
+        " ".repeat((WIDTH - to) as usize)
+    )
 }
 
 fn ended(step: &Span) -> String {
@@ -77,7 +86,13 @@ mod tests {
         let timeline = Timeline {
             spans: vec![
                 step(SpanStep::Pre, Some("orders-db"), 0, Some(52), None),
-                step(SpanStep::Pre, Some("cache"), 52, Some(60), Some("a fault on purpose: fail-pre")),
+                step(
+                    SpanStep::Pre,
+                    Some("cache"),
+                    52,
+                    Some(60),
+                    Some("a fault on purpose: fail-pre"),
+                ),
                 step(SpanStep::Snapshot, None, 60, Some(160), None),
                 step(SpanStep::Post, Some("cache"), 160, Some(170), None),
                 step(SpanStep::Post, Some("orders-db"), 170, Some(200), None),
