@@ -1,10 +1,12 @@
 //! The words of the command line: what may be typed, and the help for it.
 
+mod hook;
 mod key;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use hook::{HookArgs, HookCommand, NewHookArgs, NewHookKind, SnapshotKind, TestHookArgs};
 pub use key::{AddKeyArgs, KeyArgs, KeyCommand, NewKeys, RemoveKeyArgs, RotateKeyArgs};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -87,6 +89,7 @@ pub enum Command {
     /// that the configuration may freeze. Every backup begins with the same; this is for a service's ExecStopPost, and for
     /// whoever wants to know. 0: all is well. 1: something is still owed, or a file system takes no writes.
     Doctor,
+    Hook(HookArgs),
     Completions(CompletionsArgs),
 }
 

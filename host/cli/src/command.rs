@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod fate;
 mod forget;
+mod hook;
 mod init;
 mod jobs;
 mod key;
@@ -58,6 +59,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Doctor => stop::or_dropped(doctor::run(global, output)).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
+        Command::Hook(args) => hook::run(&args.command, global, output).await,
         Command::Completions(args) => completions::run(args, output),
     }
 }

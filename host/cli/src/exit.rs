@@ -171,7 +171,8 @@ fn system(error: &io::Error) -> Known {
     }
 }
 
-fn job(error: &JobError) -> Option<Exit> {
+/// None: what is further down its chain says it better.
+pub fn job(error: &JobError) -> Option<Exit> {
     match error.kind() {
         JobErrorKind::Failed => None,
         JobErrorKind::Config => Some(Exit::Config),

@@ -37,12 +37,7 @@ impl Parts {
             .await
             .with_context(doing)?;
         let notes = assumed_grants(catalog, machine).into_iter().collect();
-        let mut hooks = Vec::with_capacity(machine.hooks.len());
-        for name in &machine.hooks {
-            let hook = hook::load_from_config(config, config.hook(name)?)
-                .with_context(|| format!("cannot load hook `{name}` for {}", machine.name))?;
-            hooks.push(hook);
-        }
+        let hooks = load_hooks(config, machine)?;
         let snapshots = provider.writes_below().into_iter();
         let snapshots = snapshots.map(|path| Protected::new("the place of the snapshots", path));
         let freezer = Arc::new(GuardedFreezer::new(guard.clone(), config, snapshots));
@@ -70,6 +65,15 @@ impl Parts {
             notes: self.notes,
         }
     }
+}
+
+/// A machine's hooks, in the order in which their `pre` runs.
+pub fn load_hooks(config: &Config, machine: &MachineConfig) -> anyhow::Result<Vec<Arc<dyn HookRunner>>> {
+    let load = |name: &String| {
+        hook::load_from_config(config, config.hook(name)?)
+            .with_context(|| format!("cannot load hook `{name}` for {}", machine.name))
+    };
+    machine.hooks.iter().map(load).collect()
 }
 
 /// Grants that nobody typed are said in the job and the point.

@@ -17,6 +17,7 @@ mod disks;
 mod error;
 mod freeze;
 mod point;
+mod rehearsal;
 mod rest;
 mod run;
 mod send;
@@ -44,6 +45,7 @@ use crate::progress::{Cancel, Phase, Progress};
 use crate::provider::SnapshotProvider;
 
 pub use error::{JobError, JobErrorKind};
+pub use rehearsal::{Rehearsal, rehearse};
 use run::Run;
 pub use told::{Told, owes, tell};
 pub use view::{JobView, PhaseView, job, jobs};
@@ -93,7 +95,7 @@ pub async fn backup(deps: &JobDeps, machine: &str) -> Result<BackupReport, JobEr
         Err(panic) => Err(JobError::Panicked(run::panic_text(&*panic))),
     };
     run.enter_quietly(Phase::Release);
-    debts::pay_own(&mut run, &result).await;
+    debts::pay_own(&mut run, result.as_ref().err()).await;
     run.end(result)
 }
 

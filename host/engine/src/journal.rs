@@ -153,6 +153,8 @@ pub enum JobOutcome {
     Downgraded,
     Failed,
     Cancelled,
+    /// Hooks and snapshot were tried; there was to be no point.
+    Rehearsed,
     /// The process went away; what the job owed has been paid since.
     Died,
 }

@@ -17,6 +17,7 @@ pub mod journal;
 mod machine;
 pub mod progress;
 mod provider;
+pub mod rehearsal;
 pub mod restore;
 pub mod retention;
 pub mod secret;

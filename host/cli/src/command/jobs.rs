@@ -69,6 +69,7 @@ fn outcome(job: &JobView) -> &'static str {
         Some(JobOutcome::Downgraded) => "downgraded",
         Some(JobOutcome::Failed) => "failed",
         Some(JobOutcome::Cancelled) => "cancelled",
+        Some(JobOutcome::Rehearsed) => "rehearsed",
         Some(JobOutcome::Died) => "died",
         None if job.running => "running",
         None => "died",

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use coffre_vault::{CommitError, NoteLevel, Point, SessionNumber, StepOutcome};
+use coffre_vault::{CommitError, NoteLevel, SessionNumber, StepOutcome};
 use tokio::time::sleep;
 
 use super::error::JobError;
@@ -135,7 +135,7 @@ fn died(run: &mut Run<'_>) {
     if !run.journal.has_ended() {
         run.record_quietly(Event::Ended(Ended {
             outcome: JobOutcome::Died,
-            error: Some("its process went away".to_owned()),
+            error: Some(JobError::Died.to_string()),
             hint: None,
             read_bytes: 0,
             changed_bytes: 0,
@@ -145,15 +145,15 @@ fn died(run: &mut Run<'_>) {
 }
 
 /// Pays what this job owes at its end. After a success that is the snapshot; after a failure whatever there is.
-pub(super) async fn pay_own(run: &mut Run<'_>, result: &Result<Point, JobError>) {
+pub(super) async fn pay_own(run: &mut Run<'_>, failure: Option<&JobError>) {
     let owed = run.journal.owed().clone();
     // Only a panic leaves hooks owed: a failure has run their post long before.
     let (id, disks) = (run.id.clone(), run.disks.clone());
     pay_hooks(run, &id, &disks, SnapshotOutcome::Failed).await;
-    if let Err(JobError::FateUnknown(_)) = result {
+    if let Some(JobError::FateUnknown(_)) = failure {
         return;
     }
-    if let (Err(error), Some(session)) = (result, owed.session) {
+    if let (Some(error), Some(session)) = (failure, owed.session) {
         abort(run, session, &Chain(error).to_string()).await;
     }
     for id in &owed.snapshots {

@@ -76,6 +76,8 @@ pub enum JobError {
     DeadlinePassed(Duration),
     #[error("cancelled")]
     Cancelled,
+    #[error("its process went away")]
+    Died,
     #[error("a fault in Coffre itself: {0}")]
     Panicked(String),
 }

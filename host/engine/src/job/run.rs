@@ -182,22 +182,21 @@ impl<'a> Run<'a> {
     }
 
     /// Ends the journal of a job that was to make no point.
-    pub fn end_without_point(mut self, result: Result<(), JobError>) -> Result<Vec<Note>, JobError> {
+    pub fn end_without_point(self, result: Result<(), JobError>) -> Result<Vec<Note>, JobError> {
         let outcome = match &result {
             Ok(()) => JobOutcome::Done,
             Err(error) if error.kind() == JobErrorKind::Cancelled => JobOutcome::Cancelled,
             Err(_) => JobOutcome::Failed,
         };
-        self.record_quietly(Event::Ended(Ended {
-            outcome,
-            error: result.as_ref().err().map(|error| Chain(error).to_string()),
-            hint: result.as_ref().err().and_then(JobError::hint),
-            read_bytes: 0,
-            changed_bytes: 0,
-            stored_bytes: 0,
-        }));
+        let notes = self.close(outcome, result.as_ref().err());
+        result.map(|()| notes)
+    }
+
+    /// The same with an outcome of its own.
+    pub fn close(mut self, outcome: JobOutcome, failure: Option<&JobError>) -> Vec<Note> {
+        self.record_quietly(Event::Ended(ended(outcome, failure)));
         self.deps.progress.enter(Phase::End);
-        result.map(|()| self.notes)
+        self.notes
     }
 
     /// Ends the journal and says how it went.
@@ -215,12 +214,10 @@ impl<'a> Run<'a> {
             Err(_) => JobOutcome::Failed,
         };
         let ended = Ended {
-            outcome,
-            error: result.as_ref().err().map(|error| Chain(error).to_string()),
-            hint: result.as_ref().err().and_then(JobError::hint),
             read_bytes: stats(|disk| disk.read_bytes),
             changed_bytes: stats(|disk| disk.changed_bytes),
             stored_bytes: result.as_ref().map_or(0, |point| point.written.stored_bytes),
+            ..ended(outcome, result.as_ref().err())
         };
         self.record_quietly(Event::Ended(ended));
         self.deps.progress.enter(Phase::End);
@@ -234,6 +231,17 @@ impl<'a> Run<'a> {
             elapsed: self.started.elapsed(),
             point,
         })
+    }
+}
+
+fn ended(outcome: JobOutcome, failure: Option<&JobError>) -> Ended {
+    Ended {
+        outcome,
+        error: failure.map(|error| Chain(error).to_string()),
+        hint: failure.and_then(JobError::hint),
+        read_bytes: 0,
+        changed_bytes: 0,
+        stored_bytes: 0,
     }
 }
 

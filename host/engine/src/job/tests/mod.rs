@@ -6,5 +6,6 @@ mod failure;
 mod freeze;
 mod order;
 mod points;
+mod rehearsal;
 mod store;
 mod world;
