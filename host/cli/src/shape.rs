@@ -74,6 +74,8 @@ pub struct StepShape {
     pub attempts: u32,
     pub duration_ms: u64,
     pub error: Option<String>,
+    /// Of the error: as `StepOutcome` has it.
+    pub code: Option<String>,
     pub output: String,
 }
 
@@ -187,6 +189,7 @@ impl HookShape {
                 attempts: step.attempts,
                 duration_ms: step.duration_ms,
                 error: step.error.clone(),
+                code: step.code.clone(),
                 output: step.output.clone(),
             })
         };

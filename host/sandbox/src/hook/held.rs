@@ -195,29 +195,21 @@ fn read_until(
             }
             Err(SessionError::NotSaid { .. }) if Instant::now() < own => {}
             Err(error) => {
-                let waited = SessionErrorAfter { error, how_long };
-                return Err(thrown(said_by(held, &waited.told()), at));
+                return Err(thrown(said_by(held, &of_the_whole_wait(error, how_long)), at));
             }
         }
     }
 }
 
-/// An error that came after several steps, which tells of the whole wait.
-struct SessionErrorAfter {
-    error: SessionError,
-    how_long: Duration,
-}
-
-impl SessionErrorAfter {
-    fn told(self) -> SessionError {
-        match self.error {
-            SessionError::NotSaid { wanted, said, .. } => SessionError::NotSaid {
-                wanted,
-                waited_ms: self.how_long.as_millis(),
-                said,
-            },
-            other => other,
-        }
+/// An error that came after several steps tells of the whole wait.
+fn of_the_whole_wait(error: SessionError, how_long: Duration) -> SessionError {
+    match error {
+        SessionError::NotSaid { wanted, said, .. } => SessionError::NotSaid {
+            wanted,
+            waited_ms: how_long.as_millis(),
+            said,
+        },
+        other => other,
     }
 }
 
