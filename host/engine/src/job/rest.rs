@@ -440,7 +440,9 @@ impl Hold {
                 freeze: self.freeze.fact(),
             })
         };
-        let by_provider = snapshot.and_then(|snapshot| snapshot.frozen_ms).map(|ms| Duration::from_millis(ms.into()));
+        let by_provider = snapshot
+            .and_then(|snapshot| snapshot.frozen_ms)
+            .map(|ms| Duration::from_millis(ms.into()));
         SoFar {
             consistency: snapshot.map(|snapshot| worth(snapshot).reached),
             held: Some(held),

@@ -8,7 +8,9 @@ use std::time::Instant;
 use async_trait::async_trait;
 use tokio::time::sleep;
 
-use crate::hook::{HookContext, HookFailure, HookFailureKind, HookRunner, HookTerms, PostReport, PreReport, SnapshotOutcome};
+use crate::hook::{
+    HookContext, HookFailure, HookFailureKind, HookRunner, HookTerms, PostReport, PreReport, SnapshotOutcome,
+};
 use crate::machine::{DiskId, DiskInfo, Finding, Machine};
 use crate::provider::{
     Base, Changes, Description, ProviderError, ProviderErrorKind, ProviderIdentity, Snapshot, SnapshotId,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use coffre_guard::{Guard, Owner};
 use coffre_engine::{HookFailure, HookFailureKind, PostReport};
+use coffre_guard::{Guard, Owner};
 
 use super::call::{Phase, timed_out};
 use super::failure;

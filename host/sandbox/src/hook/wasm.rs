@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use coffre_engine::secret::SecretSource;
-use coffre_guard::{Guard, Owner};
 use coffre_engine::{
     Attachment, Consistency, DiskId, Finding, HookContext, HookFailure, HookFailureKind, HookRunner, PostReport,
     PreReport, SnapshotOutcome,
 };
+use coffre_guard::{Guard, Owner};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde_json::Value;

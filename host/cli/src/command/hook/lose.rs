@@ -25,7 +25,9 @@ pub(super) fn session_of(hook: &str) -> Result<(), String> {
         }
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
         // The name may hold anything; after its last bracket come the state and the parent.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
         parents.insert(number, parent.unwrap_or(0));
     }
     let victims: Vec<i32> = (parents.iter())
