@@ -201,15 +201,16 @@ impl HookRunner for RhaiHook {
         match self.open.lost(job) {
             None => Ok(()),
             Some((name, why)) => Err(HookFailure {
-                kind: HookFailureKind::Failed,
-                text: format!(
-                    "{}: the session `{name}` ended before the snapshot was there: {why}",
-                    self.file.display()
-                ),
                 hint: Some(
                     "the point is not worth what it would be; look why its server or its client ended it".to_owned(),
                 ),
-                output: String::new(),
+                ..HookFailure::new(
+                    HookFailureKind::Failed,
+                    format!(
+                        "{}: the session `{name}` ended before the snapshot was there: {why}",
+                        self.file.display()
+                    ),
+                )
             }),
         }
     }
@@ -253,11 +254,10 @@ impl HookRunner for RhaiHook {
         }
         let output = state.transcript.text();
         if !wrong.is_empty() {
+            let text = format!("{}: {}", self.file.display(), wrong.join("; "));
             return Err(HookFailure {
-                kind: HookFailureKind::Failed,
-                text: format!("{}: {}", self.file.display(), wrong.join("; ")),
-                hint: None,
                 output,
+                ..HookFailure::new(HookFailureKind::Failed, text)
             });
         }
         Ok(PostReport {

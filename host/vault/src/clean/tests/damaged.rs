@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fate::{self, Purge};
+use crate::gclog;
 use crate::read::ReadError;
 use crate::register;
 use crate::repair::RepairError;
