@@ -31,6 +31,6 @@ pub fn run(workspace: &Workspace, part: &str, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let mut measured = workspace.cargo(&["run", "--quiet"]);
     measured.args(example).arg("--").arg(folder);
-    measured.args(if part == "memory" { CHUNKS } else { SESSIONS });
+    measured.args(if part == "memory" { &CHUNKS[..] } else { &SESSIONS[..] });
     command::run(&mut measured)
 }
