@@ -54,6 +54,11 @@ pub(crate) async fn sync(vault: &Arc<Inner>) -> Result<Vec<ReadError>, ReadError
     listed.retain(|(piece, _)| !vault.index.knows_piece(piece));
     let unreadable = fetch(vault, listed).await?;
     blocking(vault, |vault| vault.index.write_down()).await?;
+    if vault.index.log_end() < vault.index.known_until() {
+        // Another program of this host had written down what it knows, and had not followed the log as far.
+        follow(vault).await?;
+        blocking(vault, |vault| vault.index.write_down()).await?;
+    }
     Ok(unreadable)
 }
 
