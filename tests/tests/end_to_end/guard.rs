@@ -309,7 +309,9 @@ fn a_snapshot_that_hangs_does_not_hold_file_systems_past_their_time() {
     let images = Scratch::new("xfs", 512 * MIB);
     let apart = Scratch::new("ext4", 200 * MIB);
     let image = images.path().join("root.img");
-    write_noise(&sparse(&image, 8 * MIB), 0, MIB, 1);
+    // Open for writing all the while, as the disk of a machine that runs.
+    let disk = sparse(&image, 8 * MIB);
+    write_noise(&disk, 0, MIB, 1);
     let place = Place::new(VaultKind::Folder)
         .with(&format!(
             "[policy.p]\nfreeze-at-most = \"5s\"\n\
