@@ -333,7 +333,11 @@ fn a_snapshot_that_hangs_does_not_hold_file_systems_past_their_time() {
     assert_eq!(code, 4, "{said}");
     let point = place.points("web01").pop().unwrap();
     assert_eq!(point["consistency"], "crash");
-    assert!(said.contains("the snapshot was not there after a freeze of"), "{said}");
+    let reason = point["consistency_reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("the snapshot was not there after a freeze of"),
+        "{reason}"
+    );
 }
 
 #[test]
