@@ -97,11 +97,6 @@ fn protected(config: &Config) -> Vec<Protected> {
 
 /// What stands in the way of freezing what a machine's configuration says, before anything is disturbed.
 pub fn check(freezer: &dyn Freezer, machine: &MachineConfig) -> Vec<Finding> {
-    let blocking = |text: String| Finding {
-        level: FindingLevel::Blocking,
-        disk: None,
-        text,
-    };
     if machine.freeze.is_empty() {
         return Vec::new();
     }
@@ -114,25 +109,18 @@ pub fn check(freezer: &dyn Freezer, machine: &MachineConfig) -> Vec<Finding> {
 
 /// What stands in the way of having a guard for a machine that needs one: one with hooks or with something to freeze.
 pub fn check_guard(guard: Option<&Guard>, machine: &MachineConfig) -> Vec<Finding> {
-    let Some(guard) = guard.filter(|_| !machine.freeze.is_empty() || !machine.hooks.is_empty()) else {
-        return Vec::new();
-    };
-    let finding = |level, text| {
-        vec![Finding {
-            level,
-            disk: None,
-            text,
-        }]
-    };
-    match guard.start() {
-        Ok(shelter) if shelter.last_for_oom && shelter.memory_locked => Vec::new(),
-        Ok(_) => finding(
-            FindingLevel::Note,
-            "the guard may be paged out, or be chosen when memory runs out: only root can keep it from that".to_owned(),
-        ),
-        Err(error) => {
-            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-            finding(FindingLevel::Blocking, format!("{}{hint}", Chain(&error)))
-        }
+    let needed = guard.filter(|_| !machine.freeze.is_empty() || !machine.hooks.is_empty());
+    let failed = needed.and_then(|guard| guard.start().err()).map(|error| {
+        let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+        blocking(format!("{}{hint}", Chain(&error)))
+    });
+    failed.into_iter().collect()
+}
+
+fn blocking(text: String) -> Finding {
+    Finding {
+        level: FindingLevel::Blocking,
+        disk: None,
+        text,
     }
 }

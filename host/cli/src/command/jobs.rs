@@ -102,6 +102,7 @@ fn describe(job: &JobView) -> String {
             job.consistency.map(|reached| format!("{reached} consistent")),
         ),
         ("held", job.held_ms.map(|ms| span(Duration::from_millis(ms)))),
+        ("frozen", job.frozen_ms.map(|ms| span(Duration::from_millis(ms)))),
         ("disks", (!disks.is_empty()).then(|| disks.join(", "))),
         ("read", Some(size(job.read_bytes))),
         ("changed", Some(size(job.changed_bytes))),

@@ -166,7 +166,7 @@ fn an_unknown_key_is_shown_with_the_nearest() {
       |
     2 | zzz = 1
       | ^^^
-    hint: known here: `state`, `cache`, `plugins`, `plugin-path`, `scripts`, `jobs`
+    hint: known here: `state`, `run`, `cache`, `plugins`, `plugin-path`, `scripts`, `jobs`
     ");
     insta::assert_snapshot!(said("[vault.main]\nurl = \"x\"\nkey = { fil = \"k\" }\n"), @r#"
     /etc/coffre/coffre.toml:3:9: unknown key `fil`
