@@ -121,7 +121,7 @@ impl Place {
             .join("plugins");
         let folder = self.folder.path().display();
         let text = format!(
-            "[coffre]\nstate = \"{folder}/state\"\ncache = \"{folder}/cache\"\nplugins = \"{folder}/plugins.d\"\n\
+            "[coffre]\nstate = \"{folder}/state\"\nrun = \"{folder}/run\"\ncache = \"{folder}/cache\"\nplugins = \"{folder}/plugins.d\"\n\
              plugin-path = [\"{}\"]\nscripts = \"{folder}/scripts\"\n[vault.main]\n{}{}",
             plugins.display(),
             self.vault,

@@ -81,6 +81,12 @@ pub enum Command {
     Jobs(JobsArgs),
     Config(ConfigArgs),
     Plugin(PluginArgs),
+    /// Undo what a run of Coffre that was killed has left, and show that writes work again
+    ///
+    /// Thaws file systems, ends processes, lets locks and snapshots go that are still owed; then writes to every file system
+    /// that the configuration may freeze. Every backup begins with the same; this is for a service's ExecStopPost, and for
+    /// whoever wants to know. 0: all is well. 1: something is still owed, or a file system takes no writes.
+    Doctor,
     Completions(CompletionsArgs),
 }
 

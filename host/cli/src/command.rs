@@ -5,6 +5,7 @@ mod check;
 mod clean;
 mod completions;
 mod config;
+mod doctor;
 mod fate;
 mod forget;
 mod init;
@@ -53,6 +54,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
             RepairCommand::Index(args) => stop::or_dropped(repair::index(args, global, output)).await,
         },
         Command::Key(args) => key::run(&args.command, global, output).await,
+        Command::Doctor => stop::or_dropped(doctor::run(global, output)).await,
         Command::Config(args) => stop::or_dropped(config::run(&args.command, global, output)).await,
         Command::Plugin(args) => plugin::run(&args.command, global, output),
         Command::Completions(args) => completions::run(args, output),

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use coffre_engine::config::{Config, MachineConfig};
+use coffre_engine::freeze::GuardedFreezer;
 use coffre_engine::job::JobDeps;
 use coffre_engine::progress::{Cancel, Progress};
 use coffre_engine::{HookRunner, SystemClock};
+use coffre_guard::{Guard, Protected};
 use coffre_sandbox::{Limits, PluginCatalog, WasmProvider, hook};
 use coffre_vault::{Note, NoteLevel, Vault};
 
@@ -16,12 +18,19 @@ use crate::wire;
 pub struct Parts {
     pub provider: Arc<WasmProvider>,
     pub hooks: Vec<Arc<dyn HookRunner>>,
+    pub guard: Guard,
+    pub freezer: Arc<GuardedFreezer>,
     /// What every point made with these parts must say.
     pub notes: Vec<Note>,
 }
 
 impl Parts {
-    pub async fn load(config: &Config, catalog: &PluginCatalog, machine: &MachineConfig) -> anyhow::Result<Self> {
+    pub async fn load(
+        config: &Config,
+        catalog: &PluginCatalog,
+        guard: &Guard,
+        machine: &MachineConfig,
+    ) -> anyhow::Result<Self> {
         let doing = || format!("cannot use provider `{}` for {}", machine.provider, machine.name);
         let provider = catalog
             .load_provider(&machine.provider, &machine.settings, Limits::default())
@@ -34,7 +43,16 @@ impl Parts {
                 .with_context(|| format!("cannot load hook `{name}` for {}", machine.name))?;
             hooks.push(hook);
         }
-        Ok(Self { provider, hooks, notes })
+        let snapshots = provider.writes_below().into_iter();
+        let snapshots = snapshots.map(|path| Protected::new("the place of the snapshots", path));
+        let freezer = Arc::new(GuardedFreezer::new(guard.clone(), config, snapshots));
+        Ok(Self {
+            provider,
+            hooks,
+            guard: guard.clone(),
+            freezer,
+            notes,
+        })
     }
 
     pub fn into_deps(self, config: Arc<Config>, vault: Vault, progress: Arc<Progress>, cancel: Cancel) -> JobDeps {
@@ -43,6 +61,8 @@ impl Parts {
             provider: self.provider,
             hooks: self.hooks,
             vault,
+            guard: Some(self.guard),
+            freezer: self.freezer,
             clock: Arc::new(SystemClock),
             progress,
             cancel,

@@ -5,6 +5,7 @@ mod args;
 mod command;
 mod exit;
 mod key;
+mod left_behind;
 mod log;
 mod machine;
 mod output;
@@ -50,7 +51,9 @@ fn main() -> ExitCode {
     };
     let output = Output::new(&cli.global);
     let run = || log::start(&cli.global).and_then(|()| command::run(cli, output));
-    match catch_unwind(AssertUnwindSafe(run)) {
+    let ran = catch_unwind(AssertUnwindSafe(run));
+    screen::flush();
+    match ran {
         Ok(Ok(exit)) => exit.into(),
         // The panic's own message is on stderr already.
         Err(_) => {

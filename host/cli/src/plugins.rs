@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coffre_engine::config::{Config, ConfigError, PluginConfig};
+use coffre_guard::Guard;
 use coffre_sandbox::{CatalogConfig, InstalledPlugin, NoSecrets, PluginCatalog};
 
 use crate::args::Global;
+use crate::wire;
 
 /// Name and sha256 of the plugins that ship, put here by build.rs.
 const SHIPPED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/first_party.rs"));
@@ -15,7 +17,7 @@ const SHIPPED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/first_party
 /// Compiled plugins, below the cache folder.
 const COMPILED: &str = "plugins";
 
-pub fn catalog(config: &Config) -> Result<PluginCatalog, ConfigError> {
+pub fn catalog(config: &Config, guard: &Guard) -> Result<PluginCatalog, ConfigError> {
     let folders = match &config.coffre.plugin_path {
         Some(folders) => folders.clone(),
         None => [config.coffre.plugins.clone()]
@@ -29,6 +31,7 @@ pub fn catalog(config: &Config) -> Result<PluginCatalog, ConfigError> {
         shipped_digests: shipped(),
         cache: config.coffre.cache.join(COMPILED),
         secrets: Arc::new(NoSecrets),
+        guard: Some(guard.clone()),
     }))
 }
 
@@ -44,11 +47,13 @@ pub fn catalog_to_look_at(global: &Global) -> anyhow::Result<PluginCatalog> {
                 // Looking compiles nothing, so nothing is cached.
                 cache: PathBuf::new(),
                 secrets: Arc::new(NoSecrets),
+                guard: None,
             }));
         }
         Err(error) => return Err(error.into()),
     };
-    Ok(catalog(&Config::load(&path)?)?)
+    let config = Config::load(&path)?;
+    Ok(catalog(&config, &wire::guard(&config))?)
 }
 
 /// `PREFIX/share/coffre/plugins` where it is installed, `target/plugins` in a checkout.

@@ -5,6 +5,7 @@ use coffre_engine::Chain;
 use coffre_engine::config::{Config, KeyConfig, KeyKind, VaultConfig};
 use coffre_engine::secret::SecretSource;
 use coffre_engine::state::State;
+use coffre_guard::{Guard, GuardConfig};
 use coffre_vault::{
     Credential, OpenError, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault, VaultId,
     VaultKeys,
@@ -18,6 +19,15 @@ use crate::exit::{Complaint, Exit};
 pub fn config(global: &Global) -> anyhow::Result<Config> {
     let path = Config::find(global.config.as_deref())?;
     Ok(Config::load(&path)?)
+}
+
+/// The guard of this process; nothing runs before something is owed to it.
+pub fn guard(config: &Config) -> Guard {
+    Guard::new(GuardConfig {
+        program: coffre_guard::program_beside(),
+        run: config.coffre.run.clone(),
+        state: config.coffre.state.clone(),
+    })
 }
 
 /// An open vault under its name in the configuration.

@@ -2,7 +2,7 @@
 //!
 //! `application` needs a hook that brought its application to rest, or a provider that did (VSS); and every pre hook, the
 //! snapshot and every post hook must have succeeded in time. Otherwise a point is worth what the provider alone gives:
-//! `file-system` (frozen all the while, or the machine is off) or `crash`. A hook with `on-failure = "warn"` changes
+//! `file-system` (frozen all the while, by the provider or by us, or the machine is off) or `crash`. A hook with `on-failure = "warn"` changes
 //! nothing when it fails.
 
 use std::time::Duration;
@@ -22,6 +22,32 @@ pub struct Facts<'a> {
     pub hold_at_most: Duration,
     /// The hold was over before the snapshot was there.
     pub snapshot_late: bool,
+    pub freeze: FreezeFact<'a>,
+}
+
+/// Whether we froze the machine's file systems ourselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FreezeFact<'a> {
+    #[default]
+    NotAsked,
+    /// From before the snapshot until it was there; what was frozen.
+    Held(&'a str),
+    /// Not all the while; why, as a clause.
+    Not(&'a str),
+}
+
+impl Facts<'_> {
+    /// What the snapshot is worth without hooks, and why.
+    fn without_hooks(&self) -> (Consistency, String) {
+        match self.freeze {
+            FreezeFact::Held(what) if self.provider < Consistency::FileSystem => (
+                Consistency::FileSystem,
+                format!("{what} frozen until the snapshot was there"),
+            ),
+            FreezeFact::Not(why) => (self.provider, format!("{why}; {}", self.provider_reason)),
+            FreezeFact::Held(_) | FreezeFact::NotAsked => (self.provider, self.provider_reason.to_owned()),
+        }
+    }
 }
 
 /// What one hook did.
@@ -46,10 +72,10 @@ pub struct Decision {
 
 pub fn decide(facts: &Facts<'_>) -> Decision {
     let below_application = |why: String| {
-        let reached = facts.provider.min(Consistency::FileSystem);
+        let (reached, reason) = facts.without_hooks();
         Decision {
-            reached,
-            reason: format!("{why}; without hooks: {}", facts.provider_reason),
+            reached: reached.min(Consistency::FileSystem),
+            reason: format!("{why}; without hooks: {reason}"),
         }
     };
     let counted = facts.hooks.iter().filter(|hook| hook.on_failure != OnFailure::Warn);
@@ -88,10 +114,8 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
             reason: format!("brought to rest by {}", resting.join(", ")),
         };
     }
-    Decision {
-        reached: facts.provider,
-        reason: facts.provider_reason.to_owned(),
-    }
+    let (reached, reason) = facts.without_hooks();
+    Decision { reached, reason }
 }
 
 #[cfg(test)]
@@ -199,12 +223,67 @@ mod tests {
                 held: Duration::from_secs(*held_s),
                 hold_at_most: Duration::from_secs(60),
                 snapshot_late: *snapshot_late,
+                freeze: FreezeFact::NotAsked,
             });
             assert_eq!(
                 (decision.reached, decision.reason.as_str()),
                 (*reached, *reason),
                 "row {number}"
             );
+        }
+    }
+
+    #[test]
+    fn a_freeze_that_held_lifts_what_the_provider_gives_and_one_that_did_not_is_told() {
+        use Consistency::*;
+        let failed = HookFacts {
+            name: "db",
+            on_failure: OnFailure::Downgrade,
+            at_rest: false,
+            pre_failed: true,
+            lost: false,
+            post_failed: false,
+        };
+        let held = FreezeFact::Held("/srv");
+        let not = FreezeFact::Not("/srv was thawed too early");
+        let table = [
+            (
+                Crash,
+                held,
+                None,
+                FileSystem,
+                "/srv frozen until the snapshot was there",
+            ),
+            (FileSystem, held, None, FileSystem, "off"),
+            (Application, held, None, Application, "off"),
+            (Crash, not, None, Crash, "/srv was thawed too early; off"),
+            (
+                Crash,
+                held,
+                Some(&failed),
+                FileSystem,
+                "pre of hook db failed; without hooks: /srv frozen until the snapshot was there",
+            ),
+            (
+                Application,
+                held,
+                Some(&failed),
+                FileSystem,
+                "pre of hook db failed; without hooks: off",
+            ),
+        ];
+        for (provider, freeze, hook, reached, reason) in table {
+            let hooks: Vec<HookFacts<'_>> = hook.into_iter().cloned().collect();
+            let decision = decide(&Facts {
+                provider,
+                provider_reason: "off",
+                hooks: &hooks,
+                held: Duration::ZERO,
+                hold_at_most: Duration::from_secs(60),
+                snapshot_late: false,
+                freeze,
+            });
+            assert_eq!((decision.reached, decision.reason.as_str()), (reached, reason));
         }
     }
 }

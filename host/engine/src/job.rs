@@ -4,8 +4,8 @@
 //! 1. The machine's lock first: everything after it may assume that nobody else works on the machine.
 //! 2. What an earlier job that died still owes is paid before anything new is owed.
 //! 3. Everything that can be known is checked before applications are disturbed.
-//! 4. Applications are held for as short as can be: pre hooks, one snapshot of all disks, post hooks. Only then is the vault
-//!    written to.
+//! 4. Applications are held for as short as can be: pre hooks, the freeze if there is one, one snapshot of all disks, the thaw,
+//!    post hooks. Only then is the vault written to.
 //! 5. The point is committed last. Before it there is nothing to see in the vault, after it the job has succeeded, whatever
 //!    the release of the snapshot does.
 //! 6. Whatever happened, what the journal says is still owed is paid at the end, with the same code that pays after a crash.
@@ -15,11 +15,13 @@ mod changes;
 mod debts;
 mod disks;
 mod error;
+mod freeze;
 mod point;
 mod rest;
 mod run;
 mod send;
 mod snapshot;
+mod told;
 mod view;
 
 #[cfg(test)]
@@ -29,11 +31,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coffre_guard::Guard;
 use coffre_vault::{Note, Point, Vault};
 use futures::FutureExt;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::freeze::Freezer;
 use crate::hook::HookRunner;
 use crate::journal::JobOutcome;
 use crate::progress::{Cancel, Phase, Progress};
@@ -41,6 +45,7 @@ use crate::provider::SnapshotProvider;
 
 pub use error::{JobError, JobErrorKind};
 use run::Run;
+pub use told::{Told, owes, tell};
 pub use view::{JobView, PhaseView, job, jobs};
 
 /// What a backup works with. The provider and hooks are those of the machine, loaded by the caller; the vault is open.
@@ -51,6 +56,10 @@ pub struct JobDeps {
     /// At least those that the machine's config names, in any order.
     pub hooks: Vec<Arc<dyn HookRunner>>,
     pub vault: Vault,
+    /// Pays what hooks and freezes may leave behind when this process cannot. None: nothing outlives this process anyway, as
+    /// in tests.
+    pub guard: Option<Guard>,
+    pub freezer: Arc<dyn Freezer>,
     pub clock: Arc<dyn Clock>,
     pub progress: Arc<Progress>,
     pub cancel: Cancel,
@@ -86,6 +95,25 @@ pub async fn backup(deps: &JobDeps, machine: &str) -> Result<BackupReport, JobEr
     run.enter_quietly(Phase::Release);
     debts::pay_own(&mut run, &result).await;
     run.end(result)
+}
+
+/// Pays what jobs of a machine that died still owe, without backing it up: what a backup does first. Says what was done.
+pub async fn pay(deps: &JobDeps, machine: &str) -> Result<Vec<Note>, JobError> {
+    let mut run = Run::begin(deps, machine)?;
+    let paid = AssertUnwindSafe(async {
+        run.enter(Phase::Debts)?;
+        let earlier = debts::pay_earlier(&mut run).await?;
+        if let Some(resumes) = earlier.resumes {
+            let text = format!("session {} is resumed by the next backup", resumes.session);
+            run.say(coffre_vault::NoteLevel::Info, "session-open", text)?;
+        }
+        Ok(())
+    });
+    let paid = match paid.catch_unwind().await {
+        Ok(paid) => paid,
+        Err(panic) => Err(JobError::Panicked(run::panic_text(&*panic))),
+    };
+    run.end_without_point(paid)
 }
 
 /// The way of a backup.

@@ -77,6 +77,15 @@ pub enum Event {
         hook: String,
         outcome: StepOutcome,
     },
+    /// These file systems are about to be frozen. That they are to be thawed is owed elsewhere: the guard's ledger.
+    Freezing {
+        mounts: Vec<PathBuf>,
+    },
+    Thawed {
+        frozen_ms: u64,
+        /// Every one was frozen until it was asked to be thawed, which was when the snapshot was there.
+        held: bool,
+    },
     Taking {
         snapshot: SnapshotId,
     },

@@ -193,6 +193,12 @@ impl Guard {
         locked(&self.inner.link).as_ref().and_then(|link| link.process)
     }
 
+    /// Whether a guard that was started has gone away and none has been started since.
+    pub fn is_gone(&self) -> bool {
+        let link = locked(&self.inner.link);
+        link.as_ref().is_some_and(|link| link.gone.load(Ordering::SeqCst))
+    }
+
     /// Calls `callback` when the guard goes away without having been asked to, after what was frozen is thawed.
     pub fn on_gone(&self, callback: impl Fn() + Send + Sync + 'static) -> Subscription {
         let id = self.inner.next_id.fetch_add(1, Ordering::Relaxed);

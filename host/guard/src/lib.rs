@@ -13,6 +13,8 @@
 //! This crate knows no job, no plugin and no runtime: it must start in milliseconds and be read in an hour.
 
 mod clock;
+#[cfg(test)]
+mod counting;
 mod debt;
 mod freeze;
 mod handle;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use coffre_guard::Guard;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -61,6 +62,8 @@ pub struct CatalogConfig {
     /// A folder of our own for compiled code; made with mode 0700 if it is not there.
     pub cache: PathBuf,
     pub secrets: Arc<dyn SecretSource>,
+    /// To whom the processes of plugins' programs are owed while they run.
+    pub guard: Option<Guard>,
 }
 
 /// Why a plugin may run.
@@ -259,6 +262,7 @@ impl PluginCatalog {
             granted,
             limits,
             secrets: self.config.secrets.clone(),
+            guard: self.config.guard.clone(),
         })
         .await?;
         Ok(Arc::new(provider))

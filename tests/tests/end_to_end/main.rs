@@ -7,6 +7,7 @@ mod databases;
 mod disks;
 mod forget;
 mod full_disk;
+mod guard;
 mod heal;
 mod hooks;
 mod keys;

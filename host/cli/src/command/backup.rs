@@ -9,6 +9,7 @@ use coffre_engine::config::Config;
 use coffre_engine::job::{self, BackupReport};
 use coffre_engine::journal::JobOutcome;
 use coffre_engine::progress::{Cancel, Phase, Progress, ProgressView};
+use coffre_guard::Guard;
 use coffre_sandbox::PluginCatalog;
 use coffre_vault::{NoteLevel, Vault};
 use serde::Serialize;
@@ -22,7 +23,7 @@ use crate::output::{Output, count, size, span};
 use crate::progress::{DiskView, Style, View, Watch};
 use crate::report::Report;
 use crate::shape::{NoteShape, PointShape};
-use crate::{plugins, screen, stop, wire};
+use crate::{left_behind, plugins, screen, stop, wire};
 
 #[derive(Serialize)]
 struct Document {
@@ -47,10 +48,13 @@ pub async fn run(args: &BackupArgs, global: &Global, output: &Output) -> anyhow:
     let config = Arc::new(wire::config(global)?);
     let machines = choose(&config, args)?;
     let unattended = args.all || args.policy.is_some();
+    let guard = wire::guard(&config);
+    left_behind::settle_and_say(&config, &guard);
     let cancel = Cancel::new();
     let listening = listen(cancel.clone());
     let shared = Arc::new(Shared {
-        catalog: plugins::catalog(&config)?,
+        catalog: plugins::catalog(&config, &guard)?,
+        guard,
         style: Style::choose(output, unattended),
         vaults: Mutex::default(),
         cancel,
@@ -161,6 +165,7 @@ struct Ran {
 struct Shared {
     config: Arc<Config>,
     catalog: PluginCatalog,
+    guard: Guard,
     style: Style,
     /// Opened once, however many machines go there.
     vaults: Mutex<BTreeMap<String, Vault>>,
@@ -171,7 +176,7 @@ impl Shared {
     async fn backup(&self, name: &str, progress: Arc<Progress>) -> anyhow::Result<BackupReport> {
         let machine = self.config.machine(name)?;
         let ready = async {
-            let parts = Parts::load(&self.config, &self.catalog, machine).await?;
+            let parts = Parts::load(&self.config, &self.catalog, &self.guard, machine).await?;
             let vault = self.vault(&machine.vault).await?;
             anyhow::Ok((parts, vault))
         };

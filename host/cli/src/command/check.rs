@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use coffre_engine::config::{Config, MachineConfig};
+use coffre_engine::freeze;
 use coffre_engine::{DiskId, DiskInfo, Finding, FindingLevel, HookContext, ProviderIdentity, SnapshotProvider};
+use coffre_guard::Guard;
 use coffre_sandbox::PluginCatalog;
 use serde::Serialize;
 
@@ -64,11 +66,12 @@ pub async fn run(global: &Global, output: &Output) -> anyhow::Result<Exit> {
         config.policies.len(),
         count(config.hooks.len(), "hook"),
     ))?;
-    let catalog = plugins::catalog(&config)?;
+    let guard = wire::guard(&config);
+    let catalog = plugins::catalog(&config, &guard)?;
     let mut machines = Vec::with_capacity(config.machines.len());
     let mut exit = Exit::Done;
     for machine in config.machines.values() {
-        let checked = check(&config, &catalog, machine).await;
+        let checked = check(&config, &catalog, &guard, machine).await;
         say(&checked, output)?;
         if exit == Exit::Done
             && let Some(code) = checked.exit()
@@ -104,7 +107,7 @@ impl Checked {
     }
 }
 
-async fn check(config: &Config, catalog: &PluginCatalog, machine: &MachineConfig) -> Checked {
+async fn check(config: &Config, catalog: &PluginCatalog, guard: &Guard, machine: &MachineConfig) -> Checked {
     let mut checked = Checked {
         machine: machine.name.clone(),
         ok: true,
@@ -113,7 +116,7 @@ async fn check(config: &Config, catalog: &PluginCatalog, machine: &MachineConfig
         findings: Vec::new(),
         errors: Vec::new(),
     };
-    if let Err(error) = look(config, catalog, machine, &mut checked).await {
+    if let Err(error) = look(config, catalog, guard, machine, &mut checked).await {
         checked.errors.push(Report::new(&error));
     }
     checked.ok = checked.exit().is_none();
@@ -123,10 +126,11 @@ async fn check(config: &Config, catalog: &PluginCatalog, machine: &MachineConfig
 async fn look(
     config: &Config,
     catalog: &PluginCatalog,
+    guard: &Guard,
     machine: &MachineConfig,
     checked: &mut Checked,
 ) -> anyhow::Result<()> {
-    let parts = Parts::load(config, catalog, machine).await?;
+    let parts = Parts::load(config, catalog, guard, machine).await?;
     checked.provider = Some(parts.provider.identity());
     let told = machine.machine();
     let outside = parts.provider.describe().await?.runs_outside;
@@ -158,6 +162,8 @@ async fn look(
         checked.add(None, vec![blocking("there is no disk to back up")]);
     }
     checked.add(None, parts.provider.check(&told, &selected).await?);
+    checked.add(None, freeze::check(&*parts.freezer, machine));
+    checked.add(None, freeze::check_guard(Some(guard), machine));
     let policy = config.policy_of(machine);
     for hook in &parts.hooks {
         let context = HookContext {
@@ -169,8 +175,8 @@ async fn look(
             attempt: 1,
             timeout: config.hook(hook.name())?.timeout,
             hold_at_most: policy.hold_at_most,
-            guard: None,
-            freezer: None,
+            guard: Some(guard.clone()),
+            freezer: Some(parts.freezer.clone()),
             hold_left: policy.hold_at_most,
         };
         match hook.check(&context).await {

@@ -39,6 +39,8 @@ pub struct Config {
 pub struct Folders {
     /// Journals, locks, tokens: what may not be lost.
     pub state: PathBuf,
+    /// What ends with the kernel, so in memory: the ledgers of freezes and processes, and the guard's socket.
+    pub run: PathBuf,
     /// What can be thrown away at any time: indexes, digests, compiled plugins.
     pub cache: PathBuf,
     /// The pins and grants of installed plugins, one file each.
@@ -107,7 +109,7 @@ pub enum KeyKind {
 pub struct PolicyConfig {
     pub name: String,
     pub schedule: Option<String>,
-    /// Wanted. None: application where the machine has hooks, else crash.
+    /// Wanted. None: application where the machine has hooks, file-system where it has something to freeze, else crash.
     pub consistency: Option<Consistency>,
     /// Less than this fails the job.
     pub accept: Consistency,
@@ -115,6 +117,9 @@ pub struct PolicyConfig {
     /// From the first pre to the last post.
     #[serde(serialize_with = "super::words::write_duration")]
     pub hold_at_most: Duration,
+    /// How long the machine's file systems may be frozen around the snapshot.
+    #[serde(serialize_with = "super::words::write_duration")]
+    pub freeze_at_most: Duration,
     /// How long a session in the vault may take.
     #[serde(serialize_with = "super::words::write_duration")]
     pub deadline: Duration,
@@ -153,6 +158,8 @@ pub struct MachineConfig {
     pub vault: String,
     /// In the order in which their `pre` runs.
     pub hooks: Vec<String>,
+    /// Mount points on this host, of file systems on the machine's disks, that are frozen around the snapshot.
+    pub freeze: Vec<PathBuf>,
     pub tracking: Tracking,
 }
 
@@ -299,10 +306,10 @@ impl Config {
 
     /// What a machine's backup wants to reach.
     pub fn wanted(&self, machine: &MachineConfig) -> Consistency {
-        let by_default = if machine.hooks.is_empty() {
-            Consistency::Crash
-        } else {
-            Consistency::Application
+        let by_default = match (machine.hooks.is_empty(), machine.freeze.is_empty()) {
+            (false, _) => Consistency::Application,
+            (true, false) => Consistency::FileSystem,
+            (true, true) => Consistency::Crash,
         };
         self.policy_of(machine).consistency.unwrap_or(by_default)
     }

@@ -30,6 +30,7 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Coffre {
     pub state: Word,
+    pub run: Word,
     pub cache: Word,
     pub plugins: Word,
     pub plugin_path: Option<Vec<Spanned<String>>>,
@@ -86,6 +87,7 @@ pub(super) struct Policy {
     pub accept: Word,
     pub keep: Option<Spanned<Keep>>,
     pub hold_at_most: Word,
+    pub freeze_at_most: Word,
     pub deadline: Word,
 }
 
@@ -112,6 +114,8 @@ pub(super) struct Machine {
     pub vault: Word,
     #[serde(default)]
     pub hooks: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub freeze: Vec<Spanned<String>>,
     pub tracking: Word,
 }
 

@@ -52,6 +52,10 @@ pub enum JobError {
         accept: Consistency,
         reason: String,
     },
+    #[error(
+        "the guard went away while applications were held, so there was nobody left to let them go if this process had"
+    )]
+    GuardGone,
     #[error("open disk {disk} of the snapshot")]
     Source { disk: DiskId, source: SourceError },
     #[error("disk {disk} is offered over NBD ({uri}), which this version cannot read")]
@@ -107,7 +111,7 @@ impl JobError {
                 _ => JobErrorKind::Failed,
             },
             Self::Cancelled => JobErrorKind::Cancelled,
-            Self::FateUnknown(_) => JobErrorKind::TryAgain,
+            Self::FateUnknown(_) | Self::GuardGone => JobErrorKind::TryAgain,
             _ => JobErrorKind::Failed,
         }
     }
@@ -135,6 +139,7 @@ impl JobError {
                 listed(found)
             )),
             Self::LessThanAccepted { .. } => hint("mend the cause, or set a lower `accept` in the policy"),
+            Self::GuardGone => hint("what was held was let go at once; see who ended coffre-guard, then run it again"),
             Self::FateUnknown(_) => hint("the next backup of this machine finds out first, and loses nothing"),
             Self::DeadlinePassed(_) => {
                 hint("what has arrived stays in the vault; a longer `deadline` in the policy allows up to 7d")

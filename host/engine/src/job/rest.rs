@@ -1,17 +1,24 @@
-//! The time in which applications are at rest: pre hooks in order, the snapshot, post hooks in reverse at once.
+//! The time in which applications are at rest: pre hooks in order, the freeze, the snapshot, the thaw, post hooks in reverse at
+//! once.
 //!
 //! Whatever fails in here, `post` runs for every hook whose `pre` was started, before anything else is done. That a hook is
 //! about to start is in the journal before it starts, so that a crash in here is made good by the next job. Nothing in
-//! here is given up half-way: a cancel is heard between two steps, and every step has a deadline.
+//! here is given up half-way: a cancel is heard between two steps, and every step has a deadline. At a deadline what is frozen
+//! is thawed first, then applications are let go, and only then is the snapshot waited for.
 
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use coffre_guard::Guard;
 use coffre_vault::{HookOutcome, NoteLevel, StepOutcome};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::base::Base;
 use super::error::JobError;
+use super::freeze::{self, FreezeRun, InForce};
 use super::run::Run;
 use super::snapshot::{Known, LoadedHook, context};
 use crate::config::OnFailure;
@@ -40,6 +47,7 @@ pub(super) struct Rested {
     pub overhead: Option<Duration>,
     /// The hold was over before the snapshot was there.
     pub late: bool,
+    pub freeze: FreezeRun,
 }
 
 /// One hook and what became of it.
@@ -67,14 +75,21 @@ impl HookRun {
 
 /// Brings applications to rest, takes the snapshot, and lets them go.
 pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) -> Result<Rested, JobError> {
+    freeze::sync(run).await;
     let mut hold = Hold {
         hooks: Vec::new(),
         began: Instant::now(),
         deadline: Instant::now() + run.policy.hold_at_most,
         let_go_at: None,
         moments: Moments::default(),
+        late: false,
+        freeze: FreezeRun::NotAsked,
+        guard_gone: Arc::default(),
         first_failure: None,
     };
+    let gone = hold.guard_gone.clone();
+    let _subscription =
+        (run.deps.guard.as_ref()).map(|guard| guard.on_gone(move || gone.store(true, Ordering::SeqCst)));
     let id = SnapshotId(run.id.clone());
     let taken = match hold.bring_to_rest(run, known).await {
         Ok(()) => hold.take(run, known, base, &id).await,
@@ -84,7 +99,7 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         .as_ref()
         .map_or_else(|(_, outcome)| *outcome, |_| SnapshotOutcome::Taken);
     hold.let_go(run, known, outcome).await;
-    let (at, snapshot, late) = taken.map_err(|(error, _)| error)?;
+    let (at, snapshot) = taken.map_err(|(error, _)| error)?;
 
     let held = hold.let_go_at.map(|at| at - hold.began);
     let overhead = hold.moments.overhead();
@@ -104,7 +119,8 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         hooks: hold.hooks,
         held,
         overhead,
-        late,
+        late: hold.late,
+        freeze: hold.freeze,
     })
 }
 
@@ -130,6 +146,10 @@ struct Hold {
     deadline: Instant,
     let_go_at: Option<Instant>,
     moments: Moments,
+    /// The hold was over before the snapshot was there.
+    late: bool,
+    freeze: FreezeRun,
+    guard_gone: Arc<AtomicBool>,
     /// Of a `post` that must not fail.
     first_failure: Option<JobError>,
 }
@@ -139,10 +159,20 @@ impl Hold {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// Without a guard nobody would let applications go if this process could not.
+    fn is_guarded(&self, run: &Run<'_>) -> Result<(), JobError> {
+        let is_gone = run.deps.guard.as_ref().is_some_and(Guard::is_gone);
+        if is_gone || self.guard_gone.load(Ordering::SeqCst) {
+            return Err(JobError::GuardGone);
+        }
+        Ok(())
+    }
+
     async fn bring_to_rest(&mut self, run: &mut Run<'_>, known: &Known) -> Result<(), JobError> {
         run.enter(Phase::Pre)?;
         for hook in &known.hooks {
             run.go_on()?;
+            self.is_guarded(run)?;
             let name = &hook.config.name;
             let mut outcome = HookOutcome {
                 name: name.clone(),
@@ -241,18 +271,24 @@ impl Hold {
         Ok(())
     }
 
-    /// Takes the snapshot. At the end of the hold applications are let go even if it is not there yet.
+    /// Takes the snapshot. At the end of the freeze file systems are thawed, and at the end of the hold applications are let
+    /// go, even if it is not there yet.
     async fn take(
         &mut self,
         run: &mut Run<'_>,
         known: &Known,
         base: &Base,
         id: &SnapshotId,
-    ) -> Result<(Timestamp, Snapshot, bool), (JobError, SnapshotOutcome)> {
+    ) -> Result<(Timestamp, Snapshot), (JobError, SnapshotOutcome)> {
         let not_tried = |error| (error, SnapshotOutcome::NotTried);
         run.enter(Phase::Snapshot).map_err(not_tried)?;
         run.record(Event::Taking { snapshot: id.clone() })
             .map_err(|error| not_tried(error.into()))?;
+        let mut in_force = self.freeze(run, known).await;
+        if let Err(error) = self.is_guarded(run) {
+            self.thaw(run, &mut in_force, false).await;
+            return Err(not_tried(error));
+        }
         let request = TakeRequest {
             id: id.clone(),
             disks: known.ids(),
@@ -264,25 +300,77 @@ impl Hold {
         let machine = run.machine.clone();
         let began = Instant::now();
         let mut take = provider.take(&machine, &request);
-        let (answer, late) = if self.hooks.is_empty() {
-            (take.await, false)
+        let answer = loop {
+            let Some(next) = self.next_deadline(in_force.as_ref()) else {
+                break take.await;
+            };
+            if let Ok(answer) = timeout_at(next, &mut take).await {
+                break answer;
+            }
+            if in_force.as_ref().is_some_and(|freeze| freeze.ends <= next) {
+                self.thaw(run, &mut in_force, false).await;
+            }
+            if self.is_over() {
+                self.let_go(run, known, SnapshotOutcome::Failed).await;
+                self.late = true;
+            }
+        };
+        self.moments.taking = began.elapsed();
+        self.thaw(run, &mut in_force, answer.is_ok()).await;
+        if answer.is_ok() && !self.late {
+            self.look_for_losses(run, known);
+        }
+        let failed = run.provider_failed("take a snapshot");
+        let snapshot = answer.map_err(|error| (failed(error), SnapshotOutcome::Failed))?;
+        self.is_guarded(run).map_err(|error| (error, SnapshotOutcome::Failed))?;
+        Ok((at, snapshot))
+    }
+
+    /// Whether applications that are held must be let go.
+    fn is_over(&self) -> bool {
+        !self.hooks.is_empty() && !self.late && self.left().is_zero()
+    }
+
+    /// The next moment at which something must be let go.
+    fn next_deadline(&self, in_force: Option<&InForce>) -> Option<Instant> {
+        let hold = (!self.hooks.is_empty() && !self.late).then_some(self.deadline);
+        let freeze = in_force.map(|freeze| freeze.ends);
+        hold.into_iter().chain(freeze).min()
+    }
+
+    /// Freezes what the machine's config says. Applications are let go at the end of the hold though it is not done yet.
+    async fn freeze(&mut self, run: &mut Run<'_>, known: &Known) -> Option<InForce> {
+        if run.config.freeze.is_empty() {
+            return None;
+        }
+        let ends = self.deadline.min(Instant::now() + run.policy.freeze_at_most);
+        let freezing = freeze::begin(run, ends);
+        let mut freezing = pin!(freezing);
+        let frozen = if self.hooks.is_empty() {
+            freezing.as_mut().await
         } else {
-            let in_time = timeout_at(self.deadline, &mut take).await;
-            self.moments.taking = began.elapsed();
-            match in_time {
-                Ok(answer) => {
-                    self.look_for_losses(run, known);
-                    (answer, false)
-                }
+            match timeout_at(self.deadline, freezing.as_mut()).await {
+                Ok(frozen) => frozen,
                 Err(_) => {
                     self.let_go(run, known, SnapshotOutcome::Failed).await;
-                    (take.await, true)
+                    self.late = true;
+                    freezing.await
                 }
             }
         };
-        let failed = run.provider_failed("take a snapshot");
-        let snapshot = answer.map_err(|error| (failed(error), SnapshotOutcome::Failed))?;
-        Ok((at, snapshot, late))
+        match freeze::begun(run, frozen, ends) {
+            Ok(in_force) => Some(in_force),
+            Err(not) => {
+                self.freeze = not;
+                None
+            }
+        }
+    }
+
+    async fn thaw(&mut self, run: &mut Run<'_>, in_force: &mut Option<InForce>, in_time: bool) {
+        if let Some(in_force) = in_force.take() {
+            self.freeze = freeze::thaw(run, in_force, in_time).await;
+        }
     }
 
     /// Asks hooks whether what they hold open has held until now.

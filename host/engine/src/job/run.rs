@@ -181,6 +181,25 @@ impl<'a> Run<'a> {
         self.say(NoteLevel::Warning, "session-begun-anew", text)
     }
 
+    /// Ends the journal of a job that was to make no point.
+    pub fn end_without_point(mut self, result: Result<(), JobError>) -> Result<Vec<Note>, JobError> {
+        let outcome = match &result {
+            Ok(()) => JobOutcome::Done,
+            Err(error) if error.kind() == JobErrorKind::Cancelled => JobOutcome::Cancelled,
+            Err(_) => JobOutcome::Failed,
+        };
+        self.record_quietly(Event::Ended(Ended {
+            outcome,
+            error: result.as_ref().err().map(|error| Chain(error).to_string()),
+            hint: result.as_ref().err().and_then(JobError::hint),
+            read_bytes: 0,
+            changed_bytes: 0,
+            stored_bytes: 0,
+        }));
+        self.deps.progress.enter(Phase::End);
+        result.map(|()| self.notes)
+    }
+
     /// Ends the journal and says how it went.
     pub fn end(mut self, result: Result<Point, JobError>) -> Result<BackupReport, JobError> {
         let stats = |of: fn(&coffre_vault::PointDisk) -> u64| {

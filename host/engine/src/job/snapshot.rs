@@ -11,7 +11,8 @@ use super::error::JobError;
 use super::rest::Rested;
 use super::run::Run;
 use crate::config::HookConfig;
-use crate::consistency::{Facts, decide};
+use crate::consistency::{Facts, FreezeFact, decide};
+use crate::freeze;
 use crate::hook::{HookContext, HookRunner};
 use crate::journal::Event;
 use crate::machine::{Attachment, DiskId, DiskInfo, Finding, FindingLevel};
@@ -92,6 +93,8 @@ pub(super) async fn prepare(run: &mut Run<'_>) -> Result<Known, JobError> {
 
     let checked = provider.check(&run.machine, &known.ids()).await;
     let mut findings = checked.map_err(run.provider_failed("check the machine"))?;
+    findings.extend(freeze::check(&*run.deps.freezer, run.config));
+    findings.extend(freeze::check_guard(run.deps.guard.as_ref(), run.config));
     for hook in &known.hooks {
         let context = context(run, &run.disks, hook);
         let checked = hook.runner.check(&context).await;
@@ -151,8 +154,8 @@ pub(super) fn context(run: &Run<'_>, disks: &[DiskId], hook: &LoadedHook) -> Hoo
         attempt: 1,
         timeout: hook.config.timeout,
         hold_at_most: run.policy.hold_at_most,
-        guard: None,
-        freezer: None,
+        guard: run.deps.guard.clone(),
+        freezer: Some(run.deps.freezer.clone()),
         hold_left: run.policy.hold_at_most,
     }
 }
@@ -213,7 +216,9 @@ pub(super) async fn accept(run: &mut Run<'_>, known: &Known, base: &Base, rested
         consistency,
         held_ms: rested.held.map(|held| held.as_millis() as u64),
         hold_overhead_ms: rested.overhead.map(|overhead| overhead.as_millis() as u64),
-        frozen_ms: rested.snapshot.frozen_ms.map(u64::from),
+        frozen_ms: (rested.freeze.frozen())
+            .map(|frozen| frozen.as_millis() as u64)
+            .or(rested.snapshot.frozen_ms.map(u64::from)),
         hooks,
         attachments,
         id: rested.id,
@@ -222,6 +227,13 @@ pub(super) async fn accept(run: &mut Run<'_>, known: &Known, base: &Base, rested
 
 fn worth(run: &mut Run<'_>, rested: &Rested) -> Result<ConsistencyReached, JobError> {
     let hooks: Vec<_> = rested.hooks.iter().map(|hook| hook.facts()).collect();
+    // What is read while it changes again is not what was frozen.
+    let freeze = match rested.freeze.fact() {
+        FreezeFact::Held(_) if !rested.snapshot.one_instant => {
+            FreezeFact::Not("file systems were frozen, and the snapshot does not show that one instant")
+        }
+        freeze => freeze,
+    };
     let decision = decide(&Facts {
         provider: rested.snapshot.consistency,
         provider_reason: &rested.snapshot.consistency_reason,
@@ -229,6 +241,7 @@ fn worth(run: &mut Run<'_>, rested: &Rested) -> Result<ConsistencyReached, JobEr
         held: rested.held.unwrap_or_default(),
         hold_at_most: run.policy.hold_at_most,
         snapshot_late: rested.late,
+        freeze,
     });
     if decision.reached < run.policy.accept {
         return Err(JobError::LessThanAccepted {

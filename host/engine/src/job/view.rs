@@ -28,6 +28,8 @@ pub struct JobView {
     pub consistency: Option<Consistency>,
     pub held_ms: Option<u64>,
     pub hold_overhead_ms: Option<u64>,
+    /// How long the machine's file systems were frozen.
+    pub frozen_ms: Option<u64>,
     /// The number of its point.
     pub point: Option<u32>,
     pub disks: Vec<DiskId>,
@@ -102,6 +104,7 @@ fn view(job: &JobRecord) -> JobView {
         consistency: None,
         held_ms: None,
         hold_overhead_ms: None,
+        frozen_ms: None,
         point: None,
         disks: Vec::new(),
         phases: Vec::new(),
@@ -157,12 +160,14 @@ impl JobView {
                 self.held_ms = *held_ms;
                 self.hold_overhead_ms = *hold_overhead_ms;
             }
+            Event::Thawed { frozen_ms, .. } => self.frozen_ms = Some(*frozen_ms),
             Event::Committed { session } => self.point = Some(session.0),
             Event::Ended(_) => {
                 self.end_phase(at);
                 self.ended_at = Some(at);
             }
             Event::Started(_)
+            | Event::Freezing { .. }
             | Event::Taking { .. }
             | Event::Released { .. }
             | Event::Session { .. }

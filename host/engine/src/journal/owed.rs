@@ -70,6 +70,7 @@ impl Owed {
                     self.session = None;
                 }
             }
+            Event::Freezing { .. } | Event::Thawed { .. } => {}
             Event::Started(_) | Event::Phase { .. } | Event::Note { .. } | Event::Disks { .. } | Event::Ended(_) => {}
         }
     }

@@ -21,7 +21,8 @@ pub(super) fn take() -> Shelter {
     let _ = rustix::process::chdir("/");
     Shelter {
         last_for_oom: fs::write("/proc/self/oom_score_adj", LAST_FOR_OOM).is_ok(),
-        own_group: leave_groups(),
+        // systemd has given us a unit of our own already.
+        own_group: std::env::var_os("INVOCATION_ID").is_some() || leave_groups(),
         // Last, so that all of the above is in memory.
         memory_locked: mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).is_ok(),
     }

@@ -276,9 +276,13 @@ fn write_down(slot: &Slot, ledger: &mut File) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
+    use crate::counting::allocations;
     use crate::debt::{Outcome, Payer, Why};
-    use crate::ledger::Content;
+    use crate::ledger::{Content, Ledger};
+    use crate::wire::{Message, send};
 
     /// With a descriptor that cannot be thawed at all (EBADF), which stands for every failure: so no thaw in here does
     /// anything to any file system.
@@ -366,5 +370,59 @@ mod tests {
         let (by, why, outcome, at) = read.entries[&1].paid.clone().unwrap();
         assert_eq!((by, why, outcome), (Payer::Guard, Why::HostGone, Outcome::Thawed));
         assert!(at > 0);
+    }
+
+    #[test]
+    fn an_armed_guard_allocates_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (host, guard) = UnixStream::pair().unwrap();
+        let volatile = Ledger::create(&folder.path().join("run"), "1", false).unwrap();
+        let durable = Ledger::create(&folder.path().join("state"), "1", true).unwrap();
+        let hello = Hello {
+            host: std::process::id() as i32,
+            volatile: volatile.path.clone(),
+            durable: durable.path.clone(),
+        };
+        let hello = Message {
+            text: &serde_json::to_vec(&hello).unwrap(),
+            ..Message::plain(Tag::Hello, VERSION)
+        };
+        send(&host, &hello).unwrap();
+        let mut waiter = Waiter::meet(guard, Arc::new(Shared::new()), Shelter::default())
+            .unwrap()
+            .expect("a hello was said");
+        let mount = File::open(folder.path()).unwrap();
+        let owe = |id, kind| Message {
+            kind,
+            deadline_ns: u64::MAX,
+            descriptor: mount.as_raw_fd(),
+            text: b"some debt",
+            ..Message::plain(Tag::Owe, id)
+        };
+        send(&host, &owe(1, Kind::Thaw)).unwrap();
+        send(&host, &owe(2, Kind::EndTree)).unwrap();
+        send(&host, &Message::plain(Tag::Held, 1)).unwrap();
+        send(&host, &Message::plain(Tag::Paid, 2)).unwrap();
+
+        let before = allocations();
+        for _ in 0..4 {
+            assert!(waiter.hear());
+            act(&mut waiter.slots.lock(), 1, false, &mut waiter.volatile);
+        }
+        {
+            let mut slots = waiter.slots.lock();
+            assert!(slots.all[0].held && slots.all[0].mount.is_some());
+            assert_eq!(slots.all[1].state, State::Free);
+            // As if it had been thawed: no thaw is tried on what is not a scratch file system.
+            slots.all[0].state = State::Thawed;
+            act(&mut slots, 1, true, &mut waiter.volatile);
+            assert_eq!(slots.all[0].state, State::Paid);
+        }
+        assert_eq!(allocations(), before);
+        assert!(
+            std::fs::read_to_string(&volatile.path)
+                .unwrap()
+                .contains("\"outcome\":\"thawed\"")
+        );
     }
 }

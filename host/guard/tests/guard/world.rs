@@ -58,7 +58,16 @@ impl World {
 
     /// Starts a host and waits until it has a guard.
     pub fn host(&self, mode: &[&str]) -> Host {
-        let mut child = Command::new(program("host"))
+        self.host_in(None, mode)
+    }
+
+    /// The same, in a control group.
+    pub fn host_in(&self, group: Option<&Path>, mode: &[&str]) -> Host {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", r#"[ -z "$0" ] || echo $$ > "$0/cgroup.procs"; exec "$@""#]);
+        command.arg(group.unwrap_or(Path::new("")));
+        let mut child = command
+            .arg(program("host"))
             .arg(self.path("run"))
             .arg(self.path("state"))
             .args(mode)

@@ -8,9 +8,11 @@ mod resolve;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use coffre_guard::{Guard, Owner};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -76,17 +78,30 @@ pub(crate) struct OpenedDisk {
 pub(crate) struct Broker {
     permissions: Permissions,
     secrets: Arc<dyn SecretSource>,
+    /// To whom the processes of the plugin's programs are owed while they run.
+    guard: Option<(Guard, Owner)>,
 }
 
 type Done<T> = Result<T, Failure>;
 
 impl Broker {
-    pub fn new(permissions: Permissions, secrets: Arc<dyn SecretSource>) -> Self {
-        Self { permissions, secrets }
+    pub fn new(permissions: Permissions, secrets: Arc<dyn SecretSource>, guard: Option<Guard>) -> Self {
+        // A plugin does not know which job it works for; its messages name it itself.
+        let guard = guard.map(|guard| (guard, Owner::default()));
+        Self {
+            permissions,
+            secrets,
+            guard,
+        }
     }
 
     pub fn plugin(&self) -> &str {
         &self.permissions.plugin
+    }
+
+    /// The folders and files that it may write to.
+    pub fn writes_below(&self) -> Vec<PathBuf> {
+        self.permissions.patterns(GrantKind::StorageWrite)
     }
 
     fn refused(&self, refusal: Refusal) -> Failure {
@@ -245,6 +260,7 @@ impl Broker {
         command.environment = environment;
         command.input = input;
         command.keep_bytes = keep_bytes;
+        command.guard = self.guard.clone();
         let output = process::run(&command).map_err(|error| {
             let kind = match &error {
                 process::ProcessError::TimedOut { .. } => FailureKind::TimedOut,

@@ -7,6 +7,7 @@ mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -276,6 +277,12 @@ pub(crate) struct Permissions {
 }
 
 impl Permissions {
+    /// The paths and folders that are granted for this kind.
+    pub fn patterns(&self, kind: GrantKind) -> Vec<PathBuf> {
+        let granted = self.granted.paths.get(&kind).into_iter().flatten();
+        granted.map(PathPattern::stem).collect()
+    }
+
     pub fn new(plugin: &str, asked: &GrantTable, granted: &GrantTable, settings: &Value) -> Result<Self, Wrong> {
         Ok(Self {
             plugin: plugin.to_owned(),

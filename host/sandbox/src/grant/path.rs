@@ -53,6 +53,12 @@ pub(crate) struct PathPattern {
 }
 
 impl PathPattern {
+    /// The path that it stands for, or the folder that it covers.
+    pub fn stem(&self) -> PathBuf {
+        let parts = self.root.iter().chain(&self.below);
+        parts.fold(PathBuf::from("/"), |path, part| path.join(part))
+    }
+
     /// All patterns that a text stands for. A setting that is missing gives none.
     pub fn fill_in(text: &str, settings: &Value) -> Result<Vec<Self>, String> {
         let (stem, deep) = match text.strip_suffix("/**") {

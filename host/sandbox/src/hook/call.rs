@@ -146,9 +146,9 @@ impl Call {
             freezable: spec.freezable(hook, &context.machine.settings)?,
             granted_services: spec.granted_services.clone(),
             services: spec.services.clone(),
-            guard: (context.guard.clone()).map(|guard| (guard, owner(context))),
             freezer: context.freezer.clone(),
             environment,
+            guard: (context.guard.clone()).map(|guard| (guard, owner(context))),
             state: Mutex::default(),
         })
     }

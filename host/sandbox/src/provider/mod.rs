@@ -9,6 +9,7 @@ mod changes;
 mod words;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use coffre_engine::{
     Base, Changes, Description, DiskId, DiskInfo, Finding, Machine, ProviderError, ProviderErrorKind, ProviderIdentity,
     Snapshot, SnapshotId, SnapshotProvider, Source, TakeRequest, TakenDisk,
 };
+use coffre_guard::Guard;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use wasmtime::Store;
@@ -45,6 +47,7 @@ pub(crate) struct Start {
     pub granted: GrantTable,
     pub limits: Limits,
     pub secrets: Arc<dyn SecretSource>,
+    pub guard: Option<Guard>,
 }
 
 /// A provider plugin, loaded for one machine.
@@ -82,13 +85,14 @@ impl WasmProvider {
             granted,
             limits,
             secrets,
+            guard,
         } = start;
         let name = manifest.name.clone();
         let failed = |cause: String| PluginError::Start {
             name: name.clone(),
             cause,
         };
-        let broker = Arc::new(Broker::new(permissions, secrets));
+        let broker = Arc::new(Broker::new(permissions, secrets, guard));
         let guests = GuestEngine::new(engine, &component, broker.clone(), limits.memory_bytes).map_err(failed)?;
         let at_most = limits.look_deadline;
         let mut instance = guests
@@ -130,6 +134,11 @@ impl WasmProvider {
     /// The grants in force, as written.
     pub fn granted(&self) -> &GrantTable {
         &self.granted
+    }
+
+    /// Where its snapshots may come to lie: what must take writes while anything is frozen.
+    pub fn writes_below(&self) -> Vec<PathBuf> {
+        self.broker.writes_below()
     }
 
     fn checker<'a>(&'a self, call: &'a str) -> Checker<'a> {

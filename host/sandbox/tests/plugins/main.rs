@@ -56,6 +56,7 @@ fn config() -> CatalogConfig {
     let mut shipped_digests = digests("plugins");
     shipped_digests.extend(digests("plugins-test"));
     CatalogConfig {
+        guard: None,
         installed: Vec::new(),
         folders: vec![target().join("plugins"), target().join("plugins-test")],
         shipped_digests,

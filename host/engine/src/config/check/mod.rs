@@ -21,7 +21,10 @@ use crate::machine::{Consistency, OsFamily};
 
 const STATE: &str = "/var/lib/coffre/state";
 const CACHE: &str = "/var/cache/coffre";
+const RUN: &str = "/run/coffre";
 const PLUGINS: &str = "/etc/coffre/plugins.d";
+/// How long file systems may be frozen: whoever writes waits meanwhile, and a snapshot of one instant takes milliseconds.
+const FREEZE_AT_MOST: Duration = Duration::from_secs(10);
 /// How long applications may be held in all; people notice a database that answers nobody for a minute.
 const HOLD_AT_MOST: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(24 * 3600);
@@ -175,6 +178,7 @@ impl<'a> Checker<'a> {
             .map(|paths| paths.iter().map(|path| self.path(path)).collect());
         Ok(Folders {
             state: or(self.optional_path(&raw.state)?, STATE),
+            run: self.optional_path(&raw.run)?.unwrap_or_else(default_run),
             cache: or(self.optional_path(&raw.cache)?, CACHE),
             plugins: or(self.optional_path(&raw.plugins)?, PLUGINS),
             plugin_path: plugin_path.transpose()?,
@@ -217,6 +221,7 @@ impl<'a> Checker<'a> {
             accept,
             keep,
             hold_at_most: within(&raw.hold_at_most, "`hold-at-most`", "10m", HOLD_AT_MOST)?,
+            freeze_at_most: within(&raw.freeze_at_most, "`freeze-at-most`", "60s", FREEZE_AT_MOST)?,
             deadline: within(&raw.deadline, "`deadline`", "7d", DEADLINE)?,
         })
     }
@@ -285,6 +290,19 @@ impl<'a> Checker<'a> {
             }
             hooks.push(hook.into_inner());
         }
+        let mut freeze: Vec<PathBuf> = Vec::new();
+        for mount in raw.freeze {
+            let path = PathBuf::from(mount.get_ref());
+            if !path.is_absolute() || freeze.contains(&path) {
+                let message = format!(
+                    "`{}` is not the path of a mount point, or stands here twice",
+                    mount.get_ref()
+                );
+                let hint = "name mount points of this host, as `findmnt` lists them, as in freeze = [\"/srv/app\"]";
+                return Err(self.wrong(mount.span(), message, Some(hint.to_owned())));
+            }
+            freeze.push(path);
+        }
         let disks = raw.disks.map(Spanned::into_inner);
         let patterns = |list: Vec<Spanned<String>>| -> Vec<Pattern> {
             list.iter().map(|pattern| Pattern::new(pattern.get_ref())).collect()
@@ -303,6 +321,7 @@ impl<'a> Checker<'a> {
             policy: raw.policy.map(Spanned::into_inner),
             vault,
             hooks,
+            freeze,
             tracking: raw
                 .tracking
                 .map_or(Ok(Tracking::Auto), |word| self.one_of(&word, "a tracking", &trackings))?,
@@ -336,8 +355,20 @@ impl Default for PolicyConfig {
             accept: Consistency::Crash,
             keep: None,
             hold_at_most: HOLD_AT_MOST,
+            freeze_at_most: FREEZE_AT_MOST,
             deadline: DEADLINE,
         }
+    }
+}
+
+/// Memory that goes with the kernel: root's own, or what the session has; where there is neither, a file system does, since
+/// what is written there names the kernel that it is true of.
+fn default_run() -> PathBuf {
+    let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match session.filter(|folder| folder.is_absolute()) {
+        _ if rustix::process::geteuid().is_root() => PathBuf::from(RUN),
+        Some(folder) => folder.join("coffre"),
+        None => PathBuf::from(STATE).join("run"),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod crash;
 mod failure;
+mod freeze;
 mod order;
 mod points;
 mod store;

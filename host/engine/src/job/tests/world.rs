@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use coffre_guard::{FreezeEnd, FreezeError, Owner, Thawed, ThawedMount};
 use coffre_vault::{Encryption, InitOptions, OpenOptions, Point, Store, Vault};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -13,6 +15,7 @@ use tokio::sync::Notify;
 use super::store::BreakingStore;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::freeze::{Freezer, FrozenMounts};
 use crate::hook::{HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport, SnapshotOutcome};
 use crate::job::{BackupReport, JobDeps, JobError, backup};
 use crate::journal::JobRecord;
@@ -73,12 +76,16 @@ pub struct World {
     pub kept: Mutex<BTreeMap<String, Disks>>,
     /// The job that last ran a `pre`.
     held_by: Mutex<Option<String>>,
+    /// How a freeze that is thawed had ended; none: it cannot be frozen.
+    pub freeze_ends: Mutex<Option<FreezeEnd>>,
     pub store: Arc<BreakingStore>,
     hung: Notify,
 }
 
 pub const POLICY: &str = "[policy.p]\nhold-at-most = \"5s\"\n";
 pub const HOOKS: &str = "[hook.a]\nkind = \"rhai\"\nfile = \"a\"\n[hook.b]\nkind = \"rhai\"\nfile = \"b\"\n";
+/// A machine with something to freeze.
+pub const FREEZES: &str = "[machine.m]\nprovider = \"fake\"\npolicy = \"p\"\nvault = \"v\"\nfreeze = [\"/srv\"]\n";
 pub const MACHINE: &str = "[machine.m]\nprovider = \"fake\"\npolicy = \"p\"\nvault = \"v\"\nhooks = [\"a\", \"b\"]\n";
 
 /// Bytes that do not compress and differ by `seed`.
@@ -126,6 +133,7 @@ impl World {
             held: Mutex::default(),
             kept: Mutex::default(),
             held_by: Mutex::default(),
+            freeze_ends: Mutex::new(Some(FreezeEnd::Held)),
             store,
             hung: Notify::new(),
         })
@@ -178,6 +186,8 @@ impl World {
             // Not in the order of the config.
             hooks: vec![hook("b"), hook("a")],
             vault: self.vault().await,
+            guard: None,
+            freezer: Arc::new(FakeFreezer(self.clone())),
             clock: Arc::new(SystemClock),
             progress: Progress::new(),
             cancel: Cancel::new(),
@@ -305,6 +315,49 @@ impl World {
                 Ok(())
             }
             Some(fault) => Err(fault),
+        }
+    }
+}
+
+/// Freezes nothing, and says so in the log.
+struct FakeFreezer(Arc<World>);
+
+struct FakeFrozen {
+    world: Arc<World>,
+    began: std::time::Instant,
+}
+
+impl Freezer for FakeFreezer {
+    fn look(&self, _: &[PathBuf]) -> Result<(), FreezeError> {
+        Ok(())
+    }
+
+    fn freeze(
+        &self,
+        _: &Owner,
+        mounts: &[PathBuf],
+        _: std::time::Instant,
+    ) -> Result<Box<dyn FrozenMounts>, FreezeError> {
+        self.0.log.lock().push("freeze".to_owned());
+        if self.0.freeze_ends.lock().is_none() {
+            return Err(FreezeError::Busy(mounts[0].clone()));
+        }
+        Ok(Box::new(FakeFrozen {
+            world: self.0.clone(),
+            began: std::time::Instant::now(),
+        }))
+    }
+}
+
+impl FrozenMounts for FakeFrozen {
+    fn thaw(self: Box<Self>) -> Thawed {
+        self.world.log.lock().push("thaw".to_owned());
+        Thawed {
+            held: self.began.elapsed(),
+            mounts: vec![ThawedMount {
+                mount: "/srv".into(),
+                end: self.world.freeze_ends.lock().clone().expect("it was frozen"),
+            }],
         }
     }
 }

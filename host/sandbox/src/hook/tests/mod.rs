@@ -91,8 +91,8 @@ fn context(timeout_ms: u64) -> HookContext {
         wanted: Consistency::Application,
         attempt: 1,
         timeout: Duration::from_millis(timeout_ms),
-        hold_at_most: Duration::from_secs(60),
         guard: None,
+        hold_at_most: Duration::from_secs(60),
         freezer: None,
         hold_left: Duration::from_secs(60),
     }
