@@ -241,6 +241,7 @@ mod tests {
             on_failure: OnFailure::Downgrade,
             at_rest: false,
             pre_failed: true,
+            lost: false,
             post_failed: false,
         };
         let held = FreezeFact::Held("/srv");

@@ -176,7 +176,7 @@ async fn look(
             timeout: hook.terms().timeout.unwrap_or(config.hook(hook.name())?.timeout),
             hold_at_most: policy.hold_at_most,
             guard: Some(guard.clone()),
-            freezer: None,
+            freezer: Some(parts.freezer.clone()),
             hold_left: policy.hold_at_most,
             so_far: SoFar::default(),
         };

@@ -313,7 +313,7 @@ impl Hold {
         };
         self.moments.taking = began.elapsed();
         self.thaw(run, &mut in_force, answer.is_ok()).await;
-        if !self.hooks.is_empty() && !self.late {
+        if answer.is_ok() && !self.late {
             self.look_for_losses(run, known);
         }
         let failed = run.provider_failed("take a snapshot");
