@@ -28,6 +28,9 @@ pub fn context() -> HookContext {
         attempt: 1,
         timeout: Duration::from_secs(60),
         hold_at_most: Duration::from_secs(60),
+        hold_left: Duration::from_secs(60),
+        guard: None,
+        freezer: None,
         so_far: SoFar::default(),
     }
 }

@@ -5,10 +5,11 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use coffre_engine::config::Config;
+use coffre_engine::freeze::{Freezer, FrozenMounts};
 use coffre_engine::job::{BackupReport, JobDeps, JobError, backup};
 use coffre_engine::progress::{Cancel, Progress};
 use coffre_engine::{
@@ -16,6 +17,7 @@ use coffre_engine::{
     ProviderError, ProviderErrorKind, ProviderIdentity, Snapshot, SnapshotId, SnapshotProvider, Source, SystemClock,
     TakeRequest, TakenDisk,
 };
+use coffre_guard::{FreezeError, Owner};
 use coffre_vault::{Encryption, InitOptions, OpenOptions, Point, Store, StoreConfig, StoreOptions, Vault};
 
 use super::kinds::Hook;
@@ -128,6 +130,8 @@ impl World {
             config,
             hooks: loaded,
             vault: self.vault().await,
+            guard: None,
+            freezer: Arc::new(NothingToFreeze),
             clock: Arc::new(SystemClock),
             progress: Progress::new(),
             cancel: Cancel::new(),
@@ -269,5 +273,18 @@ impl SnapshotProvider for FakeProvider {
 
     async fn held(&self, _: &Machine) -> Result<Vec<SnapshotId>, ProviderError> {
         Ok(Vec::new())
+    }
+}
+
+/// For machines whose configuration names nothing to freeze.
+struct NothingToFreeze;
+
+impl Freezer for NothingToFreeze {
+    fn look(&self, mounts: &[PathBuf]) -> Result<(), FreezeError> {
+        panic!("nothing was to be frozen, and {mounts:?} are");
+    }
+
+    fn freeze(&self, _: &Owner, mounts: &[PathBuf], _: Instant) -> Result<Box<dyn FrozenMounts>, FreezeError> {
+        panic!("nothing was to be frozen, and {mounts:?} are");
     }
 }

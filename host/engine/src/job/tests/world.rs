@@ -573,12 +573,7 @@ impl HookRunner for FakeHook {
         {
             return Ok(());
         }
-        Err(HookFailure {
-            kind: HookFailureKind::Failed,
-            text: "its session ended".to_owned(),
-            hint: None,
-            output: String::new(),
-        })
+        Err(HookFailure::new(HookFailureKind::Failed, "its session ended"))
     }
 
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure> {
