@@ -88,6 +88,10 @@ pub enum Command {
     /// Thaws file systems, ends processes, lets locks and snapshots go that are still owed; then writes to every file system
     /// that the configuration may freeze. Every backup begins with the same; this is for a service's ExecStopPost, and for
     /// whoever wants to know. 0: all is well. 1: something is still owed, or a file system takes no writes.
+    #[command(after_long_help = "\
+Examples:
+  coffre doctor
+  ExecStopPost=/usr/bin/coffre doctor")]
     Doctor,
     Hook(HookArgs),
     Completions(CompletionsArgs),

@@ -351,7 +351,7 @@ mod tests {
             (Payer::Guard, Why::Deadline, Outcome::Ended { processes: 3 })
         );
         assert!(read.entries[&2].paid.is_none());
-        assert_eq!(list(folder.path()).unwrap(), [path.clone()]);
+        assert_eq!(list(folder.path()).unwrap(), std::slice::from_ref(&path));
         ledger.remove();
         assert!(take_over(&path, true).unwrap().is_none());
     }

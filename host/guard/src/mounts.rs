@@ -87,7 +87,7 @@ pub fn mount_of<'a>(path: &Path, mounts: &'a [Mount]) -> io::Result<Option<&'a M
 }
 
 /// The mount that an open file lies on.
-pub(crate) fn mount_of_open<'a>(file: impl std::os::fd::AsFd, mounts: &'a [Mount]) -> io::Result<Option<&'a Mount>> {
+pub(crate) fn mount_of_open(file: impl std::os::fd::AsFd, mounts: &[Mount]) -> io::Result<Option<&Mount>> {
     let found = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     Ok(mounts.iter().find(|mount| mount.id == found.stx_mnt_id))
 }

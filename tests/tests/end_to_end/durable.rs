@@ -16,7 +16,7 @@ fn watched(machine: &Machine, arguments: &[&str], strike: Option<&Strike>) -> (S
     preload.run_and_watch(machine.place.command(arguments), strike)
 }
 
-fn succeeded<'a>(acts: &'a [Act], verb: &str, path: &str) -> impl Iterator<Item = usize> {
+fn succeeded(acts: &[Act], verb: &str, path: &str) -> impl Iterator<Item = usize> {
     let is_it = move |act: &Act| act.error.is_none() && act.verb == verb && act.path == path;
     let found: Vec<usize> = (0..acts.len()).filter(|at| is_it(&acts[*at])).collect();
     found.into_iter()

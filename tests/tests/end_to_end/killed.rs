@@ -4,6 +4,8 @@
 //!
 //! In every run the first and the last operation of each kind that changes something is tried. With `COFFRE_KILL_EVERY=1` every single one is, which takes an hour.
 
+#![allow(clippy::print_stdout, reason = "tells how many kills fell")]
+
 use std::collections::VecDeque;
 
 use coffre_tests::VaultKind;

@@ -80,6 +80,8 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
       jobs         What jobs did: phases, hooks, disks, outcomes
       config       Check, show or begin a configuration
       plugin       The plugins that are installed, what they ask for and what they were granted
+      doctor       Undo what a run of Coffre that was killed has left, and show that writes work again
+      hook         Begin, check and try hooks, without a backup
       completions  Print a completion script for a shell
       help         Print this message or the help of the given subcommand(s)
 
