@@ -180,10 +180,12 @@ impl Inner {
 
     /// The clean-up log from its newest checkpoint on, read again and not remembered: for those who are about to delete. Of
     /// what is remembered only the end counts, so that the new one is found with the same few requests however long the log
-    /// is; where it has left the vault, that is an error.
+    /// is; where it has left the vault, that is an error. So is a log of which something may be missing.
     pub(crate) async fn log_anew(&self) -> Result<GcLog, ReadError> {
         let known = self.log_so_far().await?.end();
-        gclog::read_from(self.records(), known).await
+        let log = gclog::read_from(self.records(), known).await?;
+        log.require_whole()?;
+        Ok(log)
     }
 
     /// Whether a test wants to see what happens without a rule. Outside of tests every rule is kept.
