@@ -199,12 +199,14 @@ async fn see(
     };
     let marked = mark(vault, &survey.roots(), &tell).await?;
     let used = marked.pack_uses(&|pack| log.forbids(pack)).map_err(CleanError::Cache)?;
-    let named = used
+    // In order and each once.
+    let named: BTreeSet<PackKey> = used
         .iter()
         .map(|used| used.pack)
         .chain(log.condemned())
-        .chain(log.quarantined());
-    let missing = packs.missing(vault, named).await?;
+        .chain(log.quarantined())
+        .collect();
+    let missing = packs.missing(vault, named.into_iter()).await?;
     everything_live_is_somewhere(&marked, &missing)?;
     let forbids = |pack: &PackKey| log.forbids(pack) || missing.contains(pack);
     let uses = marked.pack_uses(&forbids).map_err(CleanError::Cache)?;
@@ -298,7 +300,7 @@ async fn decide(vault: &Arc<Inner>, plan: &CleanPlan, now: Timestamp, seen: &See
     let away = doomed.packs.union(&seen.missing).copied().collect();
     let replaced = seen.log.replaced().collect();
     let relied = doomed.relied.keys().copied();
-    let relisting = pieces::plan(vault, &seen.survey, &in_use, &away, &replaced, relied).await?;
+    let relisting = pieces::plan(vault, &seen.survey, &in_use, &seen.packs, away, &replaced, relied).await?;
     Ok(Decided {
         doomed,
         relisting,

@@ -70,9 +70,8 @@ impl Packs {
         vault: &Arc<Inner>,
         keys: impl Iterator<Item = PackKey>,
     ) -> Result<BTreeSet<PackKey>, CleanError> {
-        let hidden: Vec<PackKey> = keys.filter(|key| !self.listed.contains_key(key)).collect();
         let mut missing = BTreeSet::new();
-        for (key, file) in look(vault, hidden).await? {
+        for (key, file) in self.look_for_hidden(vault, keys).await? {
             match file {
                 Some(file) => {
                     self.found_later.insert(key, file);
@@ -83,6 +82,25 @@ impl Packs {
             }
         }
         Ok(missing)
+    }
+
+    /// The same, and remembers nothing.
+    pub(super) async fn not_there(
+        &self,
+        vault: &Arc<Inner>,
+        keys: impl Iterator<Item = PackKey>,
+    ) -> Result<Vec<PackKey>, CleanError> {
+        let looked = self.look_for_hidden(vault, keys).await?;
+        let missing = looked.into_iter().filter(|(_, file)| file.is_none());
+        Ok(missing.map(|(key, _)| key).collect())
+    }
+
+    async fn look_for_hidden(
+        &self,
+        vault: &Arc<Inner>,
+        keys: impl Iterator<Item = PackKey>,
+    ) -> Result<BTreeMap<PackKey, Option<PackFile>>, StoreError> {
+        look(vault, keys.filter(|key| !self.listed.contains_key(key))).await
     }
 }
 

@@ -12,6 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::condemn::InUse;
 use super::inventory::{self, Listed};
+use super::packs::Packs;
 use super::{CleanError, CleanProgress, CleanReport, CleanStage};
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index::read_piece;
@@ -49,7 +50,8 @@ pub(super) struct Relisting {
     leaving: Vec<Piece>,
     /// Pieces that earlier clean-ups' points count and that are there.
     of_cleaners: BTreeSet<PackKey>,
-    /// By the piece that lists them: packs whose listings must come into pieces of the clean-up's own.
+    /// By the piece that lists them: packs whose listings must come into pieces of the clean-up's own. A pack stands with every
+    /// leaving piece that lists it, since a piece that a stale listing shows may be gone.
     relist: BTreeMap<PackKey, BTreeSet<PackKey>>,
     /// Packs that are relied upon and that no piece at hand lists: they say themselves what they hold.
     of_packs: BTreeSet<PackKey>,
@@ -103,18 +105,25 @@ fn standing(survey: &Survey, in_use: &InUse, machine: MachineNumber, session: Se
 /// Decides which pieces go and what must be listed anew. `away` are the packs that go or are gone, `relied` those whose copies
 /// let others go: they must be findable by more than a listing of the store.
 ///
+/// A pack that a piece lists and that is not there goes from the index: a session that was fenced long ago may have woken up and
+/// listed what is gone, and the log no longer says so. Whoever relied on it would find that out at his commit.
+///
 /// All that stays of a piece is listed anew, also where another piece lists it as well: an earlier clean-up that was stalled
 /// may be about to delete that one, relying on this. `replaced` are pieces that the checkpoint calls replaced already.
 pub(super) async fn plan(
     vault: &Arc<Inner>,
     survey: &Survey,
     in_use: &InUse,
-    away: &BTreeSet<PackKey>,
+    packs: &Packs,
+    mut away: BTreeSet<PackKey>,
     replaced: &BTreeSet<PackKey>,
     relied: impl Iterator<Item = PackKey>,
 ) -> Result<Relisting, CleanError> {
     let mut planned = Relisting::default();
     let pieces = read_all(vault, survey, in_use).await?;
+    let decided = pieces.iter().filter(|piece| piece.standing != Standing::Undecided);
+    let named: BTreeSet<PackKey> = decided.flat_map(|piece| &piece.packs).copied().collect();
+    away.extend(packs.not_there(vault, named.difference(&away).copied()).await?);
     let of_cleaners = pieces
         .iter()
         .map(|piece| piece.key)
@@ -140,9 +149,9 @@ pub(super) async fn plan(
             .copied()
             .collect();
         planned.merged += u64::from(!piece.packs.is_empty() && stays.len() == piece.packs.len());
-        let new: BTreeSet<PackKey> = stays.into_iter().filter(|pack| listed.insert(*pack)).collect();
-        if !new.is_empty() {
-            planned.relist.insert(piece.key, new);
+        if !stays.is_empty() {
+            listed.extend(&stays);
+            planned.relist.insert(piece.key, stays);
         }
     }
     let counted = staying.iter().filter(|piece| piece.standing == Standing::Counted);
@@ -237,21 +246,25 @@ pub(super) async fn relist(
     let mut open = Merged::default();
     let total = (planned.relist.len() + planned.of_packs.len()) as u64;
     let mut done = 0;
+    let mut listed: BTreeSet<PackKey> = BTreeSet::new();
     for (piece, packs) in &planned.relist {
-        // A piece that has gone was another clean-up's to replace, and that had committed what it listed.
-        let listings = read_piece(vault, *piece).await?;
-        for listing in listings
-            .into_iter()
-            .flatten()
-            .filter(|listing| packs.contains(&listing.info.key))
-        {
-            open.add(listing, writer, report).await?;
+        if !packs.is_subset(&listed) {
+            // A piece that has gone was another clean-up's to replace, and that had committed what it listed: into a piece
+            // that stays, or that is among these.
+            let listings = read_piece(vault, *piece).await?;
+            for listing in listings.into_iter().flatten() {
+                if packs.contains(&listing.info.key) && listed.insert(listing.info.key) {
+                    open.add(listing, writer, report).await?;
+                }
+            }
         }
         done += 1;
         tell(progress, done, total);
     }
     for pack in &planned.of_packs {
-        let size_bytes = vault.store.size(&pack.object()).await?.unwrap_or(0);
+        let Some(size_bytes) = vault.store.size(&pack.object()).await? else {
+            return Err(overtaken());
+        };
         let Some(listing) = pack_listing(vault, *pack, size_bytes).await? else {
             return Err(overtaken());
         };

@@ -58,6 +58,10 @@ impl Findings {
         }
     }
 
+    pub(super) fn names(&self, object: &str) -> bool {
+        self.by_object.contains_key(object)
+    }
+
     /// Says what is wrong with an object, whatever was said before.
     pub(super) fn describe(&mut self, object: &str, what: String) {
         self.by_object.entry(object.to_owned()).or_default().what = what;

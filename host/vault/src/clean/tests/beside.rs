@@ -231,3 +231,23 @@ async fn a_store_that_refuses_to_delete_is_named_and_the_rest_goes() {
     assert_eq!((report.deleted.packs, report.refused.len()), (1, 0));
     rig.assert_restores().await;
 }
+
+/// It takes over what another program of the same host has written down, and that program is behind.
+#[tokio::test]
+async fn a_program_that_was_opened_long_ago_relies_on_nothing_that_went_since() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let waiting = rig.host().await;
+    let other = rig.beside(&waiting).await;
+    let forgotten = rig.back_up(&vault, "web01", &(100..110).collect::<Vec<_>>()).await;
+    rig.back_up(&vault, "web01", &(0..20).collect::<Vec<_>>()).await;
+    crate::index::sync(&other.inner).await.unwrap();
+    rig.forget(&vault, &forgotten).await;
+    settle(&rig, &vault).await;
+
+    let writer = rig.begin(&waiting, "web01", &[], None).await;
+    let drafted = draft(&waiting, &writer, &(100..110).collect::<Vec<_>>()).await;
+    assert!(writer.stats().new_chunks >= 10);
+    rig.commit(&writer, drafted).await.unwrap();
+    assert_eq!(rig.assert_restores().await, 2);
+}

@@ -74,8 +74,18 @@ impl Rig {
 
     async fn host_with(&self, clock: Arc<dyn Clock>) -> Vault {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed);
+        self.open(clock, self.folder.path().join(number.to_string())).await
+    }
+
+    /// Another program on the host of `vault`.
+    async fn beside(&self, vault: &Vault) -> Vault {
+        let cache = vault.cache_folder().parent().unwrap();
+        self.open(self.clock.clone(), cache.to_owned()).await
+    }
+
+    async fn open(&self, clock: Arc<dyn Clock>, cache_folder: PathBuf) -> Vault {
         let options = OpenOptions {
-            cache_folder: self.folder.path().join(number.to_string()),
+            cache_folder,
             expect_id: None,
             allow_unencrypted: true,
         };

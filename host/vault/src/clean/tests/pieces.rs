@@ -1,8 +1,10 @@
 //! The pieces of the index: few whatever the vault's age, and findable by number whatever a listing leaves out.
 
 use super::*;
+use crate::index;
 use crate::session::CommitError;
 use crate::testing::{Fault, Request};
+use crate::verify::{ReadData, VerifyPlan};
 
 #[tokio::test]
 async fn small_pieces_are_merged_so_that_their_number_does_not_grow() {
@@ -141,4 +143,77 @@ async fn a_resumed_job_finds_what_it_has_sent_although_a_clean_up_replaced_its_p
     assert_eq!(rig.assert_restores().await, 2);
     rig.store.heal();
     settle(&rig, &vault).await;
+}
+
+/// What arrives when all that it lists is gone and forgotten: the piece of a session that was fenced long ago.
+#[tokio::test]
+async fn a_late_piece_that_lists_what_is_gone_is_no_damage_and_leaves_the_index() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    rig.back_up(&vault, "web01", &(0..20).collect::<Vec<_>>()).await;
+    let seeds: Vec<u32> = (100..110).collect();
+    let point = rig.back_up(&vault, "web01", &seeds).await;
+    let folder = format!("index/{}/{}", point.machine_number.key(), point.number.key());
+    let mut late = Vec::new();
+    for piece in rig.store.names(&folder).await {
+        late.push((piece.clone(), rig.store.bytes(&piece).await));
+    }
+    assert!(!late.is_empty());
+    rig.forget(&vault, &point).await;
+    settle(&rig, &vault).await;
+    rig.back_up(&vault, "web01", &seeds).await;
+    for (piece, bytes) in &late {
+        rig.store.replace(piece, bytes.clone()).await;
+    }
+
+    // Everything is somewhere, and nobody misses the rest.
+    let plan = VerifyPlan {
+        read: ReadData::All,
+        ..VerifyPlan::default()
+    };
+    let report = rig.host().await.verify(plan, &|_| {}).await.unwrap();
+    assert_eq!(report.damage, Vec::new());
+    rig.clean(&vault).await;
+    assert_eq!(rig.store.names(&folder).await, Vec::<String>::new());
+    let host = rig.host().await;
+    index::sync(&host.inner).await.unwrap();
+    let gone = |pack: &PackKey| (pack.machine, pack.session) == (point.machine_number, point.number);
+    for seed in seeds {
+        let places = host.inner.index.candidates(&host.hasher().id(&content(seed))).unwrap();
+        assert!(places.iter().all(|found| !gone(&found.pack)), "{places:?}");
+        assert!(!places.is_empty());
+    }
+    assert_eq!(rig.assert_restores().await, 2);
+}
+
+/// A stale listing shows the piece that the clean-up before has replaced, and the new piece goes as well.
+#[tokio::test]
+async fn what_a_piece_lists_that_is_gone_is_listed_out_of_the_one_that_replaced_it() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let all = rig.back_up(&vault, "db01", &(0..28).collect::<Vec<_>>()).await;
+    rig.back_up(&vault, "web01", &(0..7).collect::<Vec<_>>()).await;
+    let second = rig.back_up(&vault, "web02", &(14..21).collect::<Vec<_>>()).await;
+    let third = rig.back_up(&vault, "web03", &(21..28).collect::<Vec<_>>()).await;
+    rig.forget(&vault, &all).await;
+    rig.clean(&vault).await;
+    rig.forget(&vault, &second).await;
+    assert!(rig.clean(&vault).await.deleted.packs > 0);
+    let replaced = rig.store.names("index/00000000/").await;
+    let mut bytes = Vec::new();
+    for piece in &replaced {
+        bytes.push(rig.store.bytes(piece).await);
+    }
+    rig.forget(&vault, &third).await;
+    assert!(rig.clean(&vault).await.deleted.packs > 0);
+
+    for (piece, bytes) in replaced.iter().zip(bytes) {
+        assert!(!rig.store.names("index/").await.contains(piece));
+        rig.store.replace(piece, bytes).await;
+        rig.store.inject(Request::Get, piece, Fault::NotFound, usize::MAX);
+    }
+    assert!(rig.clean(&vault).await.deleted.packs > 0);
+    rig.store.heal();
+    assert_eq!(rig.store.names(&replaced[0]).await, Vec::<String>::new());
+    assert_eq!(rig.assert_restores().await, 1);
 }
