@@ -17,6 +17,7 @@ mod key;
 
 mod mark;
 mod object;
+mod offload;
 mod pack;
 mod point;
 mod read;

@@ -25,9 +25,10 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+pub use crate::offload::InPlace;
 pub use dice::Dice;
 pub use mortal::{Death, MortalStore};
-pub use records::{open_object, write_log};
+pub use records::{open_object, packs_of_piece, write_log};
 pub use sim::{SimStore, SimWorld, Weather};
 
 /// What happens to a request.

@@ -16,6 +16,7 @@ use bytes::{Buf, BufMut};
 
 use crate::index;
 use crate::object::PackKey;
+use crate::offload::offload;
 use crate::read::ReadError;
 use crate::vault::Inner;
 
@@ -28,7 +29,7 @@ pub(super) type Listed = BTreeMap<PackKey, Vec<PackKey>>;
 /// What was remembered; nothing where that is of no use.
 pub(super) async fn load(vault: &Arc<Inner>) -> Listed {
     let path = path(vault);
-    let read = tokio::task::spawn_blocking(move || read(&path)).await;
+    let read = offload(move || read(&path)).await;
     match read {
         Ok(Ok(listed)) => listed,
         Ok(Err(error)) => {

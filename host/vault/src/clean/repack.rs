@@ -13,6 +13,7 @@ use super::ripe::{Doomed, Move};
 use super::{CleanError, CleanProgress, CleanReport, CleanStage, DamagedChunk};
 use crate::ids::ChunkId;
 use crate::object::PackKey;
+use crate::offload::offload;
 use crate::pack::{ChunkKind, Decoder, Encoder};
 use crate::read::{ChunkReader, Location, PackRef, ReadError};
 use crate::session::{SessionWriter, WriteError};
@@ -139,7 +140,7 @@ async fn put_all(
     sources: Vec<Source>,
 ) -> Result<Vec<(ChunkId, String)>, WriteError> {
     let (reader, writer) = (reader.clone(), writer.clone());
-    let put = tokio::task::spawn_blocking(move || {
+    let put = offload(move || {
         let (mut decoder, mut encoder, mut plain) = (Decoder::new(), Encoder::new(), Vec::new());
         let mut unread = Vec::new();
         for (id, location) in sources {
@@ -159,7 +160,7 @@ async fn put_all(
 
 async fn put_one(writer: &SessionWriter, kind: ChunkKind, id: ChunkId, plain: bytes::Bytes) -> Result<(), WriteError> {
     let writer = writer.clone();
-    let put = tokio::task::spawn_blocking(move || writer.put(kind, id, &plain, &mut Encoder::new()).map(|_| ()));
+    let put = offload(move || writer.put(kind, id, &plain, &mut Encoder::new()).map(|_| ()));
     put.await.unwrap_or_else(|panicked| Err(broken(panicked)))
 }
 

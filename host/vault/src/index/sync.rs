@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
 use super::packs::PackSet;
 use crate::gclog;
 use crate::object::{ObjectType, PackKey};
+use crate::offload::offload;
 use crate::pack::{PackListing, decode_piece};
 use crate::read::ReadError;
 use crate::record::RECORD_LIMIT_BYTES;
@@ -53,6 +53,11 @@ pub(crate) async fn sync(vault: &Arc<Inner>) -> Result<Vec<ReadError>, ReadError
     listed.retain(|(piece, _)| !vault.index.knows_piece(piece));
     let unreadable = fetch(vault, listed).await?;
     blocking(vault, |vault| vault.index.write_down()).await?;
+    if vault.index.log_end() < vault.index.known_until() {
+        // Another program of this host had written down what it knows, and had not followed the log as far.
+        follow(vault).await?;
+        blocking(vault, |vault| vault.index.write_down()).await?;
+    }
     Ok(unreadable)
 }
 
@@ -169,7 +174,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Inner) -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, ReadError> {
     let inner = Arc::clone(vault);
-    let result = spawn_blocking(move || work(&inner)).await;
+    let result = offload(move || work(&inner)).await;
     let failed = |source| ReadError::Cache {
         folder: vault.index.folder().to_owned(),
         source,

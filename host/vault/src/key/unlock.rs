@@ -8,6 +8,7 @@ use super::{Credential, Generation, Slot, SlotContext, SlotError, VaultKey};
 use crate::ids::VaultId;
 use crate::key::generation::GenerationError;
 use crate::object;
+use crate::offload::offload;
 use crate::read::ReadError;
 use crate::register::read_dense;
 use crate::store::{Store, StoreError};
@@ -186,7 +187,7 @@ pub(crate) async fn open_stored_slot(
     };
     // Argon2 takes its time, off the runtime.
     let (name, credential) = (name.to_owned(), credential.clone());
-    let opening = tokio::task::spawn_blocking(move || {
+    let opening = offload(move || {
         let slot = Slot::decode(&bytes)?;
         let context = SlotContext {
             vault,

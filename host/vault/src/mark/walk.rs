@@ -15,6 +15,7 @@ use super::{Marked, Root};
 use crate::ids::ChunkId;
 use crate::index;
 use crate::map::{FANOUT, Leaf, MAX_LEVEL, MapRoot, Node, NodeError, Place};
+use crate::offload::offload;
 use crate::pack::Decoder;
 use crate::read::{self, ChunkReader, Location, ReadError};
 use crate::vault::Inner;
@@ -226,7 +227,7 @@ async fn read_range(
     let opened = match fetched {
         Ok(bytes) => {
             let opener = reader.clone();
-            tokio::task::spawn_blocking(move || open_range(&opener, level, &range, &bytes))
+            offload(move || open_range(&opener, level, &range, &bytes))
                 .await
                 .unwrap_or_else(|panicked| {
                     Err(ReadError::Damaged {

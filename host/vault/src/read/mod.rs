@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use crate::ids::ChunkId;
 use crate::index::{self, Found};
 use crate::object::PackKey;
+use crate::offload::offload;
 use crate::pack::{ChunkKind, ChunkShape, Decoder, PackInfo, open_chunk};
 use crate::seal::Sealer;
 use crate::store::StoreError;
@@ -215,15 +216,13 @@ impl ChunkReader {
             return look_up(&self.vault, ids);
         }
         let (vault, ids) = (Arc::clone(&self.vault), ids.to_vec());
-        tokio::task::spawn_blocking(move || look_up(&vault, &ids))
-            .await
-            .unwrap_or_else(|panicked| {
-                let folder = self.vault.index.folder().to_owned();
-                Err(ReadError::Cache {
-                    folder,
-                    source: io::Error::other(panicked),
-                })
+        offload(move || look_up(&vault, &ids)).await.unwrap_or_else(|panicked| {
+            let folder = self.vault.index.folder().to_owned();
+            Err(ReadError::Cache {
+                folder,
+                source: io::Error::other(panicked),
             })
+        })
     }
 
     /// A byte range of a pack, as one request.

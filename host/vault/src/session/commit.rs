@@ -14,6 +14,7 @@ use crate::gclog;
 use crate::ids::{MachineNumber, SessionNumber};
 use crate::index;
 use crate::object::{self, ObjectType, PackKey};
+use crate::offload::offload;
 use crate::point::{Point, PointDraft, Written};
 use crate::read::{ReadError, pack_listing};
 use crate::record::RECORD_LIMIT_BYTES;
@@ -61,7 +62,7 @@ impl SessionWriter {
         };
         let bytes = vault.records().seal_json(ObjectType::Point, &object, &record);
         let (path, content) = (commit_file.to_owned(), bytes.clone());
-        let written = tokio::task::spawn_blocking(move || write_durably(&path, &content)).await;
+        let written = offload(move || write_durably(&path, &content)).await;
         written
             .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
             .map_err(|source| CommitError::CommitFile {
@@ -241,7 +242,10 @@ pub(crate) async fn commit_again(
         path: commit_file.to_owned(),
         source,
     };
-    let bytes: Bytes = tokio::fs::read(commit_file).await.map_err(failed)?.into();
+    let path = commit_file.to_owned();
+    let read = offload(move || std::fs::read(path)).await;
+    let read = read.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    let bytes: Bytes = read.map_err(failed)?.into();
     let object = object::point(machine, number);
     let record = vault.records().open_json(ObjectType::Point, &object, &bytes)?;
     let PointRecord::Commit { point } = record else {

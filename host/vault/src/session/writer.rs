@@ -11,18 +11,19 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use super::{Claim, PutReport, WriteError, WriteStats};
 use crate::gclog::GcLog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber};
 use crate::index::{Found, PackSet};
 use crate::object::{ObjectType, PackKey};
+use crate::offload::offload;
 use crate::pack::{
     Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, encode_piece,
 };
 use crate::suspect::{self, Suspects};
-use crate::vault::Inner;
+use crate::vault::{Inner, LeftOut};
 
 /// How attachments are cut.
 const ATTACHMENT_CHUNK_BYTES: usize = 128 * 1024;
@@ -139,7 +140,10 @@ impl SessionWriter {
             number,
             host,
             runtime: Handle::current(),
-            condemned: vault.index.condemned(),
+            condemned: match vault.leaves_out(LeftOut::CondemnedPacks) {
+                true => PackSet::default(),
+                false => vault.index.condemned(),
+            },
             vault,
             log,
             claims: Mutex::new(claims),
@@ -373,7 +377,7 @@ impl Shared {
 
     async fn send(&self, pack: PackBuilder, key: PackKey) -> Result<(), WriteError> {
         let vault = Arc::clone(&self.vault);
-        let sealed = spawn_blocking(move || {
+        let sealed = offload(move || {
             let sealed = pack.seal(&vault.ring, vault.id, key);
             sealed.prove(&vault.ring, vault.id, &vault.hasher()).map(|()| sealed)
         });
@@ -428,7 +432,7 @@ impl Shared {
         })?;
         self.stored_bytes.fetch_add(size_bytes, Ordering::Relaxed);
         let vault = Arc::clone(&self.vault);
-        let added = spawn_blocking(move || vault.index.add_piece(key, &listings).map(|()| listings));
+        let added = offload(move || vault.index.add_piece(key, &listings).map(|()| listings));
         let listings = match added.await {
             Ok(Ok(listings)) => listings,
             Ok(Err(source)) => {
@@ -456,7 +460,7 @@ impl Shared {
         work: impl FnOnce(&Arc<Self>) -> R + Send + 'static,
     ) -> Result<R, WriteError> {
         let shared = Arc::clone(self);
-        let done = spawn_blocking(move || work(&shared)).await;
+        let done = offload(move || work(&shared)).await;
         done.map_err(|panicked| WriteError::Broken {
             what: panicked.to_string(),
         })

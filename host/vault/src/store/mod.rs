@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::offload::offload;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
@@ -234,7 +235,7 @@ impl Store {
             return Ok(());
         };
         let path = folder.join(object);
-        let written = tokio::task::spawn_blocking(move || write_to_disk(&folder, &path)).await;
+        let written = offload(move || write_to_disk(&folder, &path)).await;
         let written = written.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
         written.map_err(|source| StoreError::Failed {
             store: self.name.to_string(),

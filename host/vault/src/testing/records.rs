@@ -60,6 +60,13 @@ pub async fn write_log(vault: &Vault, machine: MachineNumber) {
     }
 }
 
+/// The packs that a piece of the index lists, as in `packs/<name>`; none where it cannot be read.
+pub fn packs_of_piece(vault: &Vault, object: &str, bytes: &[u8]) -> Vec<String> {
+    let body = vault.inner.records().open(ObjectType::Index, object, bytes).ok();
+    let listings = body.and_then(|body| decode_piece(&body).ok()).unwrap_or_default();
+    listings.iter().map(|listing| listing.info.key.to_string()).collect()
+}
+
 /// Whether these bytes are whole and belong at this name, by every check that a reader makes who needs all of them. Slots
 /// are opened by their own credentials and not here.
 pub fn open_object(vault: &Vault, object: &str, bytes: &[u8]) -> Result<(), String> {

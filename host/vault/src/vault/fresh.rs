@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::{Inner, Vault};
 use crate::index::LocalIndex;
+use crate::offload::offload;
 use crate::read::{ReadError, ReaderState};
 
 const PREFIX: &str = "fresh-";
@@ -30,7 +31,7 @@ impl Vault {
     pub(crate) async fn with_fresh_index(&self) -> Result<Fresh, ReadError> {
         let folder = self.cache_folder().to_owned();
         let id = self.id();
-        let made = tokio::task::spawn_blocking(move || {
+        let made = offload(move || {
             remove_stale(&folder);
             let own = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&folder)?;
             let index = LocalIndex::open(own.path(), id)?;

@@ -1,13 +1,12 @@
 //! Making a vault. `format` comes last: without it nothing here is a vault, so an `init` that breaks off leaves none.
 
 use bytes::Bytes;
-use jiff::Timestamp;
-use zeroize::Zeroizing;
 
+use super::Tuning;
 use super::format::{FORMAT_LIMIT_BYTES, Format, SealKind};
 use super::keys::{SlotPlace, create_slot};
 use crate::ids::VaultId;
-use crate::key::{Cipher, Credential, KeyError, KeyRing, RecoveryKey, VaultKey, random};
+use crate::key::{Cipher, Credential, KeyError, KeyRing, RecoveryKey, random};
 use crate::object;
 use crate::store::{Store, StoreError};
 
@@ -69,7 +68,7 @@ impl From<StoreError> for InitError {
     }
 }
 
-pub(super) async fn init(store: Store, options: InitOptions) -> Result<Initialized, InitError> {
+pub(super) async fn init(store: Store, options: InitOptions, tuning: &Tuning) -> Result<Initialized, InitError> {
     let encrypted = matches!(options.encryption, Encryption::Encrypted { .. });
     let mut slots = match options.encryption {
         Encryption::Encrypted { slots } => slots,
@@ -90,8 +89,7 @@ pub(super) async fn init(store: Store, options: InitOptions) -> Result<Initializ
     refuse_what_is_not_empty(&store).await?;
     probe(&store).await?;
 
-    let id = VaultId(random());
-    let key: VaultKey = Zeroizing::new(random());
+    let (id, key) = tuning.id_and_key();
     let ring = if encrypted {
         KeyRing::new(id, Cipher::Aes256Gcm, std::slice::from_ref(&key)).expect("one key was given")
     } else {
@@ -107,7 +105,7 @@ pub(super) async fn init(store: Store, options: InitOptions) -> Result<Initializ
     let format = Format {
         vault: id,
         seal: if encrypted { SealKind::Aes256Gcm } else { SealKind::None },
-        created_at: Timestamp::now(),
+        created_at: tuning.clock.now(),
         host: options.host,
         coffre: env!("CARGO_PKG_VERSION").to_owned(),
     };

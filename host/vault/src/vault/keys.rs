@@ -13,6 +13,7 @@ use crate::key::{
     generation_exists, list_slots, open_stored_slot, random,
 };
 use crate::object;
+use crate::offload::offload;
 use crate::store::{Store, StoreError};
 
 /// Longer is no label but a mistake.
@@ -375,7 +376,7 @@ pub(super) async fn create_slot(
     let name = hex::encode(random::<{ NAME_DIGITS / 2 }>());
     let (label, credential, slot_name) = (label.to_owned(), credential.clone(), name.clone());
     // Argon2 takes its time, off the runtime.
-    let made = tokio::task::spawn_blocking(move || {
+    let made = offload(move || {
         let context = SlotContext {
             vault: place.vault,
             generation: place.generation,

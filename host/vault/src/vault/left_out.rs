@@ -18,3 +18,15 @@ pub enum LeftOut {
     /// What lives in a pack is somewhere else before the pack goes.
     MovedBeforeDeleted,
 }
+
+impl LeftOut {
+    pub const ALL: [Self; 7] = [
+        Self::LogAfterSession,
+        Self::CondemnedPacks,
+        Self::PinnedBases,
+        Self::Drain,
+        Self::WaitsAfterCondemn,
+        Self::Fence,
+        Self::MovedBeforeDeleted,
+    ];
+}

@@ -19,7 +19,7 @@ use crate::fate::{self, FateChange, FateError, Wish};
 use crate::gclog::{self, GcLog};
 use crate::ids::{ChunkId, MachineNumber, SessionNumber, VaultId};
 use crate::index::LocalIndex;
-use crate::key::{Credential, KeyRing};
+use crate::key::{Credential, KeyRing, VaultKey, random};
 use crate::pack::{PACKS_ALIVE_LIMIT, PackPool};
 use crate::point::Point;
 use crate::read::{ChunkReader, ReadError, ReaderState};
@@ -80,9 +80,26 @@ pub struct Tuning {
     pub packs_alive: usize,
     /// A piece of the index is put when so many packs wait for one: what a crash loses is at most their deduplication.
     pub packs_per_piece: usize,
+    /// The id and the key of a vault that is made, so that its chunks have the same names whenever it is made. Nobody but a
+    /// test may know them beforehand.
+    #[cfg(any(test, feature = "testing"))]
+    pub known_key: Option<[u8; 32]>,
     /// To see that tests notice when a rule is not kept.
     #[cfg(any(test, feature = "testing"))]
     pub left_out: Option<LeftOut>,
+}
+
+impl Tuning {
+    /// What a new vault gets.
+    pub(crate) fn id_and_key(&self) -> (VaultId, VaultKey) {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(key) = self.known_key {
+            let mut id = [0; VaultId::LENGTH];
+            id.copy_from_slice(&key[..VaultId::LENGTH]);
+            return (VaultId(id), VaultKey::new(key));
+        }
+        (VaultId(random()), VaultKey::new(random()))
+    }
 }
 
 impl Default for Tuning {
@@ -92,6 +109,8 @@ impl Default for Tuning {
             pack_target_bytes: None,
             packs_alive: PACKS_ALIVE_LIMIT,
             packs_per_piece: 8,
+            #[cfg(any(test, feature = "testing"))]
+            known_key: None,
             #[cfg(any(test, feature = "testing"))]
             left_out: None,
         }
@@ -182,7 +201,11 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// Makes a vault in an empty place.
     pub async fn init(store: Store, options: InitOptions) -> Result<Initialized, InitError> {
-        init::init(store, options).await
+        Self::init_tuned(store, options, &Tuning::default()).await
+    }
+
+    pub async fn init_tuned(store: Store, options: InitOptions, tuning: &Tuning) -> Result<Initialized, InitError> {
+        init::init(store, options, tuning).await
     }
 
     pub async fn open(store: Store, credential: Option<Credential>, options: OpenOptions) -> Result<Vault, OpenError> {

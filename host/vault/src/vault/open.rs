@@ -8,6 +8,7 @@ use crate::ids::VaultId;
 use crate::index::LocalIndex;
 use crate::key::{Cipher, Credential, KeyError, KeyRing, UnlockError, Unlocked, unlock};
 use crate::object;
+use crate::offload::offload;
 use crate::pack::PackPool;
 use crate::read::ReaderState;
 use crate::store::{Store, StoreError};
@@ -99,7 +100,7 @@ pub(super) async fn open(
         Proven::Unencrypted { id, ring } | Proven::Encrypted { id, ring, .. } => (id, ring),
     };
     let folder = options.cache_folder.clone();
-    let index = tokio::task::spawn_blocking(move || LocalIndex::open(&folder, id))
+    let index = offload(move || LocalIndex::open(&folder, id))
         .await
         .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
         .map_err(|source| OpenError::Cache {

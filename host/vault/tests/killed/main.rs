@@ -18,7 +18,7 @@ use coffre_vault::{
     CleanPlan, Credential, Encryption, Fate, InitOptions, OpenOptions, Point, PointDisk, PointDraft, ReadData,
     SessionPlan, Store, StoreConfig, StoreOptions, Tuning, Vault, VerifyPlan,
 };
-use disk::{Base, Disk, Pauses, Reading};
+use disk::{Base, Disk, Pauses, Places, Reading};
 use jiff::{SignedDuration, Timestamp};
 
 /// More than a program here ever sends.
@@ -114,7 +114,7 @@ impl Place {
 /// The disk as it was at the `number`th backup.
 fn disk(number: u32) -> Disk {
     let mut dice = Dice::new(5);
-    (0..=number).fold(Disk::default(), |disk, _| disk.changed(&mut dice, 6))
+    (0..=number).fold(Disk::default(), |disk, _| disk.changed(&mut dice, 6, Places::Many))
 }
 
 /// Which backup a point is of.

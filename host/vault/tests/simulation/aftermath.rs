@@ -11,7 +11,7 @@ use coffre_vault::testing::Weather;
 use jiff::SignedDuration;
 use tokio::time::sleep;
 
-use crate::host::Host;
+use crate::host::{CLEAN, Host};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::writer::{self, chain};
@@ -32,6 +32,7 @@ async fn come_to_rest(plan: &Plan, ledger: &Arc<Ledger>, folder: &Path) -> Resul
     sleep(UNTIL_ALL_CAN_BE_FENCED).await;
     let fair = Arc::new(Plan {
         weather: Weather::FAIR,
+        clean_stall: 0,
         backups: 3,
         writers_stall: false,
         longest_pause: Duration::from_millis(5),
@@ -62,7 +63,7 @@ async fn clean(host: &Arc<Host>, ledger: &Arc<Ledger>) -> Result<(), String> {
         ..CleanPlan::default()
     };
     for _ in 0..CLEANS {
-        let vault = host.open(&host.life("clean", false)).await;
+        let vault = host.open(&host.life(CLEAN, false)).await;
         let vault = vault.map_err(|error| format!("the vault does not open: {}", chain(&error)))?;
         let report = vault.clean(&plan, &|_| {}).await;
         let report = report.map_err(|error| format!("a clean-up in fair weather stops: {}", chain(&error)))?;

@@ -7,24 +7,26 @@ use coffre_vault::testing::Dice;
 use coffre_vault::{CleanError, CleanPlan, CleanReport, ReadError};
 use tokio::time::sleep;
 
-use crate::host::{Host, rest, until_death};
+use crate::check;
+use crate::host::{CLEAN, Host, until_death};
 use crate::ledger::Ledger;
+use crate::plan::Plan;
 use crate::writer::chain;
 
 /// Clean-ups of one cleaner in all.
-const MOST: u64 = 25;
+const MOST: u64 = 40;
 
 pub async fn run(host: Arc<Host>, dice: Dice) {
     for number in 0..MOST {
         let mut dice = dice.nth("clean", number);
-        rest(&mut dice, &host.plan).await;
+        sleep(dice.duration(Duration::from_millis(200), host.plan.longest_clean_rest)).await;
         if number >= host.plan.cleans {
             sleep(dice.duration(Duration::from_secs(1800), Duration::from_secs(86_400))).await;
             if !host.ledger.somebody_writes() {
                 return;
             }
         }
-        let store = host.life("clean", dice.once_in(2));
+        let store = host.life(CLEAN, dice.once_in(2));
         let plan = CleanPlan {
             dry_run: dice.once_in(10),
             force: dice.within(0..5) > 0,
@@ -34,14 +36,19 @@ pub async fn run(host: Arc<Host>, dice: Dice) {
         };
         let clean = async {
             let Ok(vault) = host.open(&store).await else { return };
-            match vault.clean(&plan, &|_| {}).await {
+            let beside = host.ledger.clean_begins();
+            let cleaned = vault.clean(&plan, &|_| {}).await;
+            let was_alone = host.ledger.clean_ends(beside);
+            match cleaned {
                 Ok(report) if !plan.dry_run => count(&host.ledger, &report),
                 Ok(_) => host.ledger.count("dry runs"),
                 Err(error) => {
                     host.ledger.count("cleans that stopped");
                     host.world.note(&host.name, format!("clean stopped: {}", chain(&error)));
-                    if is_alarm(&error) {
+                    if is_alarm(&error, &host.plan, was_alone) {
                         host.ledger.wrong(format!("a clean-up finds damage: {}", chain(&error)));
+                    } else if is_missing(&error) {
+                        check::check(&host.plan, &host.ledger, host.folder(), false).await;
                     }
                 }
             }
@@ -77,13 +84,20 @@ pub fn count(ledger: &Ledger, report: &CleanReport) {
 }
 
 /// What a clean-up must never meet in a store that loses nothing.
-fn is_alarm(error: &CleanError) -> bool {
+fn is_alarm(error: &CleanError, plan: &Plan, was_alone: bool) -> bool {
     match error {
         CleanError::Gap { .. } | CleanError::PointVanished { .. } | CleanError::MachineVanished { .. } => true,
-        // A listing of the index that was cut short hides what only pieces of aborted sessions list. Whoever looks at
-        // everything finds out whether the chunk is lost.
-        CleanError::ChunkMissing(_) | CleanError::Read(ReadError::ChunkMissing(_)) => false,
+        // A listing of the index that was cut short hides where a chunk has moved to while the local copy still knows its old
+        // place. And another clean-up may purge and sweep away what this one is looking at.
+        error if is_missing(error) => plan.weather.lying_lists == 0 && was_alone,
         CleanError::Read(error) => error.is_damage(),
         _ => false,
     }
+}
+
+fn is_missing(error: &CleanError) -> bool {
+    matches!(
+        error,
+        CleanError::ChunkMissing(_) | CleanError::Read(ReadError::ChunkMissing(_))
+    )
 }

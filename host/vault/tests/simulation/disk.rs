@@ -24,6 +24,15 @@ const BLOCK_BYTES: usize = 1024;
 const GATHERED: usize = 3;
 pub const SIZE_BYTES: u64 = LEAVES * LEAF_BYTES;
 
+/// Where a machine writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Places {
+    /// All over its disk, and half of that is its own.
+    Many,
+    /// In a handful of places, and nothing that others do not write as well: what was dead comes back.
+    Few,
+}
+
 /// A disk at one instant: which block holds the bytes of which number. What is not named is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
@@ -32,17 +41,18 @@ pub struct Disk {
 
 impl Disk {
     /// The disk some time later. Numbers below `shared` are of content that other machines have as well.
-    pub fn changed(&self, dice: &mut Dice, shared: u64) -> Self {
+    pub fn changed(&self, dice: &mut Dice, shared: u64, places: Places) -> Self {
         let mut changed = self.clone();
+        let (leaves, blocks) = match places {
+            Places::Many => (LEAVES, BLOCKS_PER_LEAF),
+            Places::Few => (2, 2),
+        };
         let most = if self.blocks.is_empty() { 14 } else { 6 };
         for _ in 0..dice.within(1..most) {
-            let at = (
-                dice.within(0..LEAVES),
-                dice.within(0..u64::from(BLOCKS_PER_LEAF)) as u32,
-            );
-            match dice.within(0..8) {
-                0 => changed.blocks.remove(&at),
-                1..4 => changed.blocks.insert(at, dice.within(0..shared)),
+            let at = (dice.within(0..leaves), dice.within(0..u64::from(blocks)) as u32);
+            match (dice.within(0..8), places) {
+                (0, _) => changed.blocks.remove(&at),
+                (1..4, _) | (_, Places::Few) => changed.blocks.insert(at, dice.within(0..shared)),
                 _ => changed.blocks.insert(at, shared + dice.number() / 2),
             };
         }

@@ -68,10 +68,13 @@ pub async fn forget(host: &Host, vault: &Vault, point: PointName) {
 }
 
 async fn undelete(host: &Host, vault: &Vault, point: PointName) {
+    let Some(before) = host.ledger.before(point) else {
+        return;
+    };
     match vault.undelete(point.0, point.1).await {
         Ok(_) => {
             host.ledger.count("points wanted back");
-            host.ledger.kept(point);
+            host.ledger.kept(point, before);
         }
         Err(FateError::Purged(_)) => {
             host.ledger.count("points wanted back too late");
@@ -86,13 +89,20 @@ async fn undelete(host: &Host, vault: &Vault, point: PointName) {
 }
 
 async fn pin(host: &Host, vault: &Vault, point: PointName) {
+    let Some(before) = host.ledger.before(point) else {
+        return;
+    };
     if vault.pin(point.0, point.1, Some("wanted")).await.is_ok() {
         host.ledger.count("points pinned");
-        host.ledger.pinned(point, true);
+        host.ledger.pinned(point, before);
     }
 }
 
 async fn unpin(host: &Host, vault: &Vault, point: PointName) {
-    host.ledger.pinned(point, false);
-    let _ = vault.unpin(point.0, point.1).await;
+    host.ledger.unpin(point);
+    match vault.unpin(point.0, point.1).await {
+        // What was sent may be on its way.
+        Err(FateError::Write(_)) => {}
+        _ => host.ledger.unpinned(point),
+    }
 }

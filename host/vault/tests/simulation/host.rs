@@ -17,6 +17,9 @@ const PACK_TARGET_BYTES: usize = 4096;
 const PACKS_ALIVE: usize = 4096;
 const PACKS_PER_PIECE: usize = 2;
 
+/// What a life does that cleans up.
+pub const CLEAN: &str = "clean";
+
 /// A clock that is wrong, and by how much changes.
 #[derive(Debug)]
 pub struct HostClock {
@@ -74,6 +77,10 @@ impl Host {
         let number = lives.len();
         let weather = Weather {
             death: if mortal { self.plan.weather.death } else { 0 },
+            stall: match doing {
+                CLEAN => self.plan.clean_stall,
+                _ => self.plan.weather.stall,
+            },
             ..self.plan.weather
         };
         let life = self.world.life(&format!("{} {doing} {number}", self.name), weather);
@@ -114,15 +121,19 @@ pub async fn open(
         expect_id: None,
         allow_unencrypted: false,
     };
-    let tuning = Tuning {
+    let place = Store::over(Arc::clone(store) as Arc<_>, "");
+    Vault::open_tuned(place, Some(credential()), options, tuning(clock, plan)).await
+}
+
+pub fn tuning(clock: Arc<dyn Clock>, plan: &Plan) -> Tuning {
+    Tuning {
         clock,
         pack_target_bytes: Some(PACK_TARGET_BYTES),
         packs_alive: PACKS_ALIVE,
         packs_per_piece: PACKS_PER_PIECE,
+        known_key: Some(plan.key()),
         left_out: plan.left_out,
-    };
-    let place = Store::over(Arc::clone(store) as Arc<_>, "");
-    Vault::open_tuned(place, Some(credential()), options, tuning).await
+    }
 }
 
 pub fn credential() -> Credential {

@@ -29,8 +29,29 @@ pub struct Entry {
     pub may_go: bool,
     /// Those who are asking for it to go at this moment, or died while they did: what they sent may arrive at any time.
     asking: u32,
+    /// How often somebody has asked for it to go.
+    asked: u32,
     /// Somebody was told that it is pinned, and nobody has asked for the pin to go since.
     pub pinned: bool,
+    /// The same as of those who want it to go.
+    unpinning: u32,
+    unpinned: u32,
+}
+
+/// What others were about when somebody began to ask for a point to be kept: the answer tells of some moment since.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// Nobody was asking for it to go or for its pin to go.
+    quiet: bool,
+    asked: u32,
+    unpinned: u32,
+}
+
+/// Which other clean-ups there were when one began.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside {
+    others: u64,
+    begun: u64,
 }
 
 #[derive(Default)]
@@ -39,6 +60,9 @@ struct State {
     wrong: Option<String>,
     counts: BTreeMap<&'static str, u64>,
     writers: u64,
+    /// Clean-ups that are at work, or died at it: what they sent may arrive at any time.
+    cleaning: u64,
+    cleans_begun: u64,
 }
 
 pub struct Ledger {
@@ -90,6 +114,25 @@ impl Ledger {
         self.state.lock().writers > 0
     }
 
+    /// Before a clean-up.
+    pub fn clean_begins(&self) -> Beside {
+        let mut state = self.state.lock();
+        let beside = Beside {
+            others: state.cleaning,
+            begun: state.cleans_begun,
+        };
+        state.cleaning += 1;
+        state.cleans_begun += 1;
+        beside
+    }
+
+    /// After one that did not die. Says whether it was the only one all the while.
+    pub fn clean_ends(&self, beside: Beside) -> bool {
+        let mut state = self.state.lock();
+        state.cleaning -= 1;
+        beside.others == 0 && state.cleans_begun == beside.begun + 1
+    }
+
     pub fn points(&self) -> Vec<(PointName, Entry)> {
         let state = self.state.lock();
         state
@@ -123,6 +166,7 @@ impl Ledger {
     pub fn ask_to_go(&self, point: PointName) {
         self.change(point, |entry| {
             entry.asking += 1;
+            entry.asked += 1;
             entry.may_go = true;
         });
     }
@@ -132,13 +176,42 @@ impl Ledger {
         self.change(point, |entry| entry.asking -= 1);
     }
 
-    /// Somebody who asked for it to be kept was told that it is.
-    pub fn kept(&self, point: PointName) {
-        self.change(point, |entry| entry.may_go &= entry.asking > 0);
+    /// Before somebody asks for a point to be kept, or pinned.
+    pub fn before(&self, point: PointName) -> Option<Before> {
+        let entry = self.entry(point)?;
+        Some(Before {
+            quiet: entry.asking == 0 && entry.unpinning == 0,
+            asked: entry.asked,
+            unpinned: entry.unpinned,
+        })
     }
 
-    pub fn pinned(&self, point: PointName, pinned: bool) {
-        self.change(point, |entry| entry.pinned = pinned);
+    /// Somebody who asked for it to be kept was told that it is.
+    pub fn kept(&self, point: PointName, before: Before) {
+        self.change(point, |entry| {
+            entry.may_go &= !(before.quiet && entry.asked == before.asked);
+        });
+    }
+
+    /// Somebody who asked for it to be pinned was told that it is.
+    pub fn pinned(&self, point: PointName, before: Before) {
+        self.change(point, |entry| {
+            entry.pinned |= before.quiet && entry.unpinned == before.unpinned;
+        });
+    }
+
+    /// Before somebody asks for the pin to go.
+    pub fn unpin(&self, point: PointName) {
+        self.change(point, |entry| {
+            entry.unpinning += 1;
+            entry.unpinned += 1;
+            entry.pinned = false;
+        });
+    }
+
+    /// Somebody who asked was answered, and sends nothing more.
+    pub fn unpinned(&self, point: PointName) {
+        self.change(point, |entry| entry.unpinning -= 1);
     }
 
     fn change(&self, point: PointName, change: impl FnOnce(&mut Entry)) {

@@ -6,9 +6,13 @@ use coffre_vault::LeftOut;
 use coffre_vault::testing::{Dice, Weather};
 use jiff::SignedDuration;
 
+use crate::disk::Places;
+
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// One seed in so many.
+const CROWDED: u64 = 4;
 
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -31,6 +35,10 @@ pub struct Plan {
     pub restores: u64,
     /// Between two things that somebody does.
     pub longest_rest: Duration,
+    /// Between two clean-ups of one cleaner.
+    pub longest_clean_rest: Duration,
+    /// How often a request of a clean-up stalls: it has many more of them than anybody else.
+    pub clean_stall: u64,
     /// Between two chunks.
     pub longest_pause: Duration,
     pub longest_deadline: Duration,
@@ -38,6 +46,9 @@ pub struct Plan {
     pub undelete_for: Duration,
     /// Numbers of blocks that all machines may have.
     pub shared_blocks: u64,
+    pub places: Places,
+    /// Each machine forgets all older points when it has a new one.
+    pub keeps_newest_only: bool,
     /// A rule of the protocol that is left out, to see that the simulation notices.
     pub left_out: Option<LeftOut>,
 }
@@ -56,8 +67,12 @@ impl Plan {
             death: *dice.pick(&[0, 300, 100, 40]),
         };
         let skews = (0..hosts).map(|_| skew(&mut dice)).collect();
-        Self {
+        let longest_rest = *dice.pick(&[30 * Duration::from_secs(1), 5 * MINUTE, 2 * HOUR, DAY]);
+        let mut plan = Self {
             weather,
+            clean_stall: weather.stall,
+            longest_rest,
+            longest_clean_rest: longest_rest,
             skews,
             store_skew: match dice.within(0..3) {
                 0 => SignedDuration::ZERO,
@@ -71,7 +86,6 @@ impl Plan {
             cleans: dice.within(3..10),
             fates: dice.within(2..10),
             restores: dice.within(1..5),
-            longest_rest: *dice.pick(&[30 * Duration::from_secs(1), 5 * MINUTE, 2 * HOUR, DAY]),
             longest_pause: *dice.pick(&[
                 Duration::from_millis(20),
                 10 * Duration::from_secs(1),
@@ -82,9 +96,56 @@ impl Plan {
             minimum_age: *dice.pick(&[Duration::ZERO, MINUTE, HOUR, 72 * HOUR]),
             undelete_for: *dice.pick(&[Duration::ZERO, MINUTE, HOUR, 14 * DAY]),
             shared_blocks: dice.within(2..16),
+            places: Places::Many,
+            keeps_newest_only: false,
             left_out,
-            dice: all,
+            dice: all.clone(),
+        };
+        // From dice of its own, so that the others stay as they are.
+        let mut dice = all.of("crowd");
+        if dice.once_in(CROWDED) {
+            plan.crowd(&mut dice);
         }
+        plan
+    }
+
+    /// Everybody writes the same few blocks over and over, forgets soon and cleans up at once, so that what nothing needs is
+    /// wanted again; and requests stall for about as long as anything takes, so that what must not come between two steps
+    /// has every chance to.
+    fn crowd(&mut self, dice: &mut Dice) {
+        let (rest, stall) = *dice.pick(&[(MINUTE, 10 * MINUTE), (10 * MINUTE, 2 * HOUR), (2 * HOUR, 12 * HOUR)]);
+        self.weather = Weather {
+            stall: *dice.pick(&[60, 15]),
+            longest_stall: stall,
+            trouble: *dice.pick(&[0, 0, 300]),
+            lying_lists: *dice.pick(&[0, 0, 20]),
+            death: *dice.pick(&[0, 0, 300]),
+            ..self.weather
+        };
+        self.skews.iter_mut().for_each(|skew| *skew = SignedDuration::ZERO);
+        self.clocks_jump = false;
+        self.clean_stall = *dice.pick(&[0, 200]);
+        self.longest_rest = rest;
+        self.longest_clean_rest = rest / 4;
+        self.longest_pause = *dice.pick(&[rest / 100, rest / 5]);
+        self.longest_deadline = *dice.pick(&[MINUTE, DAY, DAY]);
+        self.writers_stall = dice.within(0..3) > 0;
+        self.minimum_age = Duration::ZERO;
+        self.undelete_for = Duration::ZERO;
+        self.places = Places::Few;
+        self.shared_blocks = dice.within(3..9);
+        self.keeps_newest_only = true;
+        self.backups = dice.within(5..10);
+        self.cleans = dice.within(15..40);
+    }
+
+    /// The vault's.
+    pub fn key(&self) -> [u8; 32] {
+        let mut dice = self.dice.of("key");
+        let mut key = [0; 32];
+        key.chunks_exact_mut(8)
+            .for_each(|part| part.copy_from_slice(&dice.number().to_le_bytes()));
+        key
     }
 
     /// Longer than anything that was sent by somebody who is dead can still be on its way.

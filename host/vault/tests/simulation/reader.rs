@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coffre_vault::testing::Dice;
 use coffre_vault::{Fate, Point, ReadData, Vault, VerifyPlan};
 
+use crate::check;
 use crate::disk::{Reading, Wrong, compare};
 use crate::fates::points_of_all;
 use crate::host::{Host, rest, until_death};
@@ -104,6 +105,8 @@ async fn verify(host: &Host, vault: &Vault) {
         Ok(report) => {
             host.ledger.count("verifications that found something");
             host.world.note(&host.name, format!("verify finds {:?}", report.damage));
+            // A listing that lied, or points that were purged while it read them. Nothing of it may be so.
+            check::check(&host.plan, &host.ledger, host.folder(), true).await;
         }
         Err(error) => host.world.note(&host.name, format!("verify failed: {}", chain(&error))),
     }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffre_vault::testing::{Dice, SimWorld};
-use coffre_vault::{Encryption, InitOptions, LeftOut, Store, Vault};
+use coffre_vault::testing::{Dice, InPlace, SimWorld};
+use coffre_vault::{Encryption, InitOptions, LeftOut, Store, SystemClock, Vault};
 use jiff::Timestamp;
 use tokio::time::sleep;
 
-use crate::host::{Host, credential};
+use crate::host::{self, Host, credential};
 use crate::ledger::Ledger;
 use crate::plan::{self, Plan};
 use crate::{aftermath, check, cleaner, fates, reader, writer};
@@ -44,11 +44,11 @@ pub fn run(seed: u64, left_out: Option<LeftOut>) -> Outcome {
         .prefix("coffre-simulation-")
         .tempdir_in(scratch());
     let folder = folder.expect("a folder for the hosts' caches");
-    // One thread for what blocks, so that it happens in the order in which it was asked for. Time stands still meanwhile.
+    // Threads would race.
+    let _in_place = InPlace::begin();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
-        .max_blocking_threads(1)
         .build()
         .expect("a runtime");
     let plan = Arc::new(Plan::of_seed(seed, left_out));
@@ -75,7 +75,8 @@ async fn everything(plan: &Arc<Plan>, ledger: &Arc<Ledger>, folder: &Path) {
         host: "simulation".to_owned(),
     };
     let place = Store::over(ledger.world.calm("init"), "");
-    Vault::init(place, init).await.expect("a vault is made");
+    let tuning = host::tuning(Arc::new(SystemClock), plan);
+    Vault::init_tuned(place, init, &tuning).await.expect("a vault is made");
     let names = ["ada", "bob", "cyd"];
     let hosts: Vec<Arc<Host>> = plan
         .skews

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coffre_vault::testing::{Dice, SimStore};
+use coffre_vault::testing::{Dice, SimStore, packs_of_piece};
 use coffre_vault::{
     BeginError, Clock, CommitError, Fate, MachineNumber, OpenError, Point, PointAttachment, PointDisk, PointDraft,
     ReadError, SessionNumber, SessionPlan, Vault,
@@ -63,7 +63,7 @@ async fn back_up(host: &Arc<Host>, machine_name: String, dice: Dice) {
     for number in 0..host.plan.backups {
         let mut dice = dice.nth("backup", number);
         rest(&mut dice, &host.plan).await;
-        disk = disk.changed(&mut dice, host.plan.shared_blocks);
+        disk = disk.changed(&mut dice, host.plan.shared_blocks, host.plan.places);
         let length = if dice.once_in(3) {
             dice.within(1..3000) as usize
         } else {
@@ -103,7 +103,7 @@ async fn work_off(host: &Arc<Host>, mut job: Job) {
             Some(Err(error)) => {
                 host.ledger.count("backups that failed");
                 host.world.note(&host.name, format!("backup failed: {}", chain(&error)));
-                judge(host, &job, &error);
+                judge(host, &job, &error).await;
             }
             None => host.ledger.count("backups that died"),
         }
@@ -129,7 +129,7 @@ async fn leave_behind(host: &Arc<Host>, store: &Arc<SimStore>, job: &mut Job, di
                 &host.name,
                 format!("the program that was left behind failed: {}", chain(&error)),
             );
-            judge(&host, &left, &error);
+            judge(&host, &left, &error).await;
         }
     });
     sleep(dice.duration(Duration::from_secs(1), longest)).await;
@@ -169,6 +169,10 @@ async fn one_life(host: &Arc<Host>, store: &Arc<SimStore>, job: &mut Job, mut di
     }
     let machine = vault.machine_or_create(&job.machine_name).await?;
     let resumes = begun.filter(|(on, _)| *on == machine && dice.within(0..4) > 0);
+    let earlier: Vec<SessionNumber> = match host.plan.keeps_newest_only {
+        true => vault.points(machine).await?.iter().map(|point| point.number).collect(),
+        false => Vec::new(),
+    };
     let (base, plan) = plan_session(host, &vault, machine, resumes.map(|(_, number)| number), &mut dice).await?;
     let writer = vault.begin(plan).await?;
     let name = (machine, writer.number());
@@ -180,6 +184,18 @@ async fn one_life(host: &Arc<Host>, store: &Arc<SimStore>, job: &mut Job, mut di
         "sessions begun"
     });
     let base_number = base.as_ref().map(|point| point.number);
+    if host.plan.keeps_newest_only
+        && let Some(base) = base_number
+        && dice.of("early").once_in(3)
+    {
+        // It is pinned, so it may go no sooner than the session is over, however long that takes.
+        fates::forget(host, &vault, (machine, base)).await;
+        sleep(
+            dice.of("long")
+                .duration(Duration::from_secs(60), 4 * host.plan.longest_rest),
+        )
+        .await;
+    }
     let base = base.and_then(|point| {
         let entry = host.ledger.entry((machine, point.number))?;
         let disk = entry.content.disk.clone();
@@ -249,7 +265,11 @@ async fn one_life(host: &Arc<Host>, store: &Arc<SimStore>, job: &mut Job, mut di
     };
     let point = writer.commit(draft, &commit_file(host, name)).await?;
     host.ledger.acknowledge(name);
-    if let Some(older) = base_number
+    if host.plan.keeps_newest_only {
+        for older in earlier {
+            fates::forget(host, &vault, (machine, older)).await;
+        }
+    } else if let Some(older) = base_number
         && dice.once_in(3)
     {
         fates::forget(host, &vault, (machine, older)).await;
@@ -302,27 +322,35 @@ fn is_undecided(host: &Host, job: &Job) -> bool {
     })
 }
 
-/// A session that stalled and was fenced may list a pack, its own or one of the session that it resumed, in the index when the
-/// pack is long gone and the log no longer says that it was condemned. Whoever believes it finds out before the commit.
-fn is_of_a_late_piece(host: &Host, pack: &str) -> bool {
-    let (machine, _) = pack.split_once('/').unwrap_or_default();
-    let deleted = host.world.deleted(&format!("packs/{pack}"));
-    let listed = host.world.last_created(&format!("index/{machine}/"));
-    deleted.zip(listed).is_some_and(|(deleted, listed)| listed > deleted)
+/// A session that stalled and was fenced may list a pack in the index when the pack is long gone and the log no longer says that
+/// it was condemned. Whoever believes it finds out before the commit.
+async fn was_listed_when_it_was_gone(host: &Host, job: &Job, pack: &str) -> bool {
+    let Some(deleted) = host.world.deleted(&format!("packs/{pack}")) else {
+        return false;
+    };
+    let Ok(vault) = host.open_calmly().await else {
+        return false;
+    };
+    // What the session itself has listed was there then, or should have been.
+    let own = (*job.session.lock()).map(|(machine, number)| format!("index/{}/{}/", machine.key(), number.key()));
+    let late = host.world.made_after("index/", deleted);
+    late.iter()
+        .filter(|(piece, _)| own.as_ref().is_none_or(|own| !piece.starts_with(own)))
+        .any(|(piece, bytes)| packs_of_piece(&vault, piece, bytes).iter().any(|listed| listed == pack))
 }
 
 /// Whether a store that never loses anything can be the cause of a failure.
-fn judge(host: &Arc<Host>, job: &Job, error: &JobError) {
+async fn judge(host: &Arc<Host>, job: &Job, error: &JobError) {
     let damage = match error {
         JobError::Read(error) | JobError::Begin(BeginError::Read(error)) => error.is_damage(),
         JobError::Commit(CommitError::Read(error)) => error.is_damage(),
         JobError::Commit(CommitError::PackMissing { pack, .. }) => {
             host.ledger.count("packs missing at the commit");
-            is_undecided(host, job) && !is_of_a_late_piece(host, pack)
+            is_undecided(host, job) && !was_listed_when_it_was_gone(host, job, pack).await
         }
         JobError::Commit(CommitError::OtherPoint) => true,
         JobError::Commit(CommitError::Write(_)) => false,
-        JobError::Write(WriteDiskError::Map(error)) => disk::is_damage(error),
+        JobError::Write(WriteDiskError::Map(error)) => disk::is_damage(error) && is_undecided(host, job),
         _ => false,
     };
     if let JobError::Commit(CommitError::Fenced { .. }) = error {

@@ -126,11 +126,14 @@ impl SimWorld {
         self.state.lock().objects.get(name)?.deleted
     }
 
-    /// When the last object below a prefix of names was made, whether it is there now or not.
-    pub fn last_created(&self, prefix: &str) -> Option<Duration> {
+    /// What was made below a prefix of names after some time, whether it is there now or not.
+    pub fn made_after(&self, prefix: &str, at: Duration) -> Vec<(String, Bytes)> {
         let state = self.state.lock();
         let below = state.objects.iter().filter(|(name, _)| name.starts_with(prefix));
-        below.map(|(_, object)| object.created).max()
+        below
+            .filter(|(_, object)| object.created > at)
+            .map(|(name, object)| (name.clone(), object.bytes.clone()))
+            .collect()
     }
 
     /// Everything that happened, a line each.

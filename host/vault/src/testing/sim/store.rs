@@ -104,7 +104,7 @@ impl SimStore {
             there.arrive(request, &object_there, &fortune_there, act)
         });
         if fortune.death == Some(Death::During) {
-            life.kill(&format!("dies while it waits for {request:?} {object}"));
+            life.kill(&format!("dies while it waits for {request:?} {}", named(object)));
         }
         let answer = tokio::select! {
             biased;
@@ -124,9 +124,7 @@ impl Life {
             *counted += 1;
             *counted
         };
-        // Slots have random names, and what happens shall not depend on them.
-        let object = if object.starts_with("keys/") { "keys/" } else { object };
-        let dice = self.world.dice(&self.name, request, object, occurrence);
+        let dice = self.world.dice(&self.name, request, named(object), occurrence);
         Fortune::draw(dice, request, object, &self.weather)
     }
 
@@ -156,12 +154,7 @@ impl Life {
         fortune: &Fortune,
         act: impl FnOnce(&SimWorld, &Fortune) -> (Result<T>, String),
     ) -> Result<T> {
-        let shown = if object.starts_with("keys/") {
-            "a key slot"
-        } else {
-            object
-        };
-        let line = format!("{request:?} {shown}");
+        let line = format!("{request:?} {}", named(object));
         let (answer, said) = match fortune.fault {
             None => act(&self.world, fortune),
             Some(Fault::ConflictWithNothingStored) => (
@@ -182,6 +175,15 @@ impl Life {
         };
         self.world.note(&self.name, format!("{line}: {said}"));
         answer
+    }
+}
+
+/// Slots have random names. What happens, and what is told of it, shall not depend on them.
+fn named(object: &str) -> &str {
+    if object.starts_with("keys/") {
+        "a key slot"
+    } else {
+        object
     }
 }
 

@@ -108,7 +108,7 @@ impl Fortune {
             fortune.fault = Some(fault(&mut dice, request));
         }
         // Without a key slot a program does not even start, which shows nothing.
-        if request == Request::List && object != "keys" && dice.once_in(weather.lying_lists) {
+        if request == Request::List && !object.starts_with("keys") && dice.once_in(weather.lying_lists) {
             fortune.shown = match dice.within(0..3) {
                 0 => Shown::AsOf(dice.duration(Duration::from_secs(1), Duration::from_secs(6 * 3600))),
                 1 => Shown::First(dice.within(0..256)),
