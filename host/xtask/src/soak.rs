@@ -51,6 +51,12 @@ impl Wanted {
         Ok(wanted)
     }
 
+    /// How many of the seeds process `number` of `processes` does.
+    fn seeds_of(&self, number: u64, processes: u64) -> Option<u64> {
+        let all = self.seeds?;
+        Some(all / processes + u64::from(number < all % processes))
+    }
+
     fn minutes(&self) -> u64 {
         // A number of seeds alone is an end as well.
         self.minutes.unwrap_or(if self.seeds.is_some() {
@@ -150,8 +156,7 @@ fn start(
         .env("COFFRE_SIM_STORIES", stories)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    if let Some(seeds) = wanted.seeds {
-        let own = seeds / step + u64::from(index < seeds % step);
+    if let Some(own) = wanted.seeds_of(index, step) {
         command.env("COFFRE_SIM_SEEDS", own.to_string());
     }
     let mut child = command
@@ -218,6 +223,16 @@ mod tests {
         assert!(wanted.minutes() > 1_000_000);
         assert_eq!(parse("").unwrap().minutes(), DEFAULT_MINUTES);
         assert_eq!(parse("--minutes 5 --seeds 9").unwrap().minutes(), 5);
+    }
+
+    #[test]
+    fn the_seeds_of_all_processes_are_those_that_were_asked_for() {
+        for (seeds, processes) in [(10_000, 2), (7, 3), (1, 4), (0, 2)] {
+            let wanted = parse(&format!("--seeds {seeds}")).unwrap();
+            let shares = (0..processes).filter_map(|number| wanted.seeds_of(number, processes));
+            assert_eq!(shares.sum::<u64>(), seeds);
+        }
+        assert_eq!(parse("--minutes 1").unwrap().seeds_of(0, 2), None);
     }
 
     #[test]
