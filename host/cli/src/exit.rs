@@ -134,6 +134,8 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, journal))
         .or_else(|| one(cause, state))
         .or_else(|| one(cause, hook))
+        // A job's error holds it so.
+        .or_else(|| one(cause, |error: &Box<HookFailure>| hook(error)))
         .or_else(|| one(cause, init))
         .or_else(|| one(cause, open))
         .or_else(|| one(cause, clean))

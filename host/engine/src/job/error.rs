@@ -44,7 +44,7 @@ pub enum JobError {
     Hook {
         hook: String,
         step: &'static str,
-        source: HookFailure,
+        source: Box<HookFailure>,
     },
     #[error("the snapshot is {reached}-consistent, and the policy accepts {accept} at least: {reason}")]
     LessThanAccepted {

@@ -257,6 +257,7 @@ impl Hold {
         let name = hook.config.name.clone();
         if hook.config.on_failure == OnFailure::Fail {
             let hook = name;
+            let source = Box::new(source);
             return Err(JobError::Hook { hook, step, source });
         }
         run.say_quietly(

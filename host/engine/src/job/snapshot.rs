@@ -113,7 +113,7 @@ pub(super) async fn prepare(run: &mut Run<'_>) -> Result<Known, JobError> {
         findings.extend(checked.map_err(|source| JobError::Hook {
             hook: hook.config.name.clone(),
             step: "check",
-            source,
+            source: Box::new(source),
         })?);
     }
     let (blocking, others): (Vec<Finding>, Vec<Finding>) = findings
