@@ -22,7 +22,7 @@ async fn what_pre_returns_is_memory_for_post_which_attaches_to_the_point() {
     let hook = Hook::new(&world, Kind::Wasm, "db")
         .pre("echo generation 7")
         .behaviour("attach");
-    let point = world.point(&[hook.clone()]).await;
+    let point = world.point(std::slice::from_ref(&hook)).await;
     let names: Vec<&str> = point
         .attachments
         .iter()
