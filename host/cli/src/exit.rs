@@ -135,7 +135,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, state))
         .or_else(|| one(cause, hook))
         // A job's error holds it so.
-        .or_else(|| one(cause, |error: &Box<HookFailure>| hook(error)))
+        .or_else(|| one::<Box<HookFailure>>(cause, |error| hook(error)))
         .or_else(|| one(cause, init))
         .or_else(|| one(cause, open))
         .or_else(|| one(cause, clean))
