@@ -19,11 +19,11 @@ use server::Servers;
 pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     provide()?;
     plugins::build(workspace, plugins::Way::Auto)?;
-    // The end-to-end tests start the program itself. Built with the whole workspace, so that its dependencies have the
-    // same features as in the tests and nothing is compiled twice.
+    // The end-to-end tests start the program itself. Built in one go with the tests, so that its dependencies have the
+    // same features as theirs and nothing is compiled twice.
     say("Building", "coffre and the tests");
-    command::run(&mut workspace.cargo(&["build", "--workspace", "--bins"])).context("build coffre")?;
-    command::run(&mut workspace.cargo(&["test", "--workspace", "--no-run"])).context("build the tests")?;
+    command::run(&mut workspace.cargo(&["build", "--workspace", "--bins", "--tests"]))
+        .context("build coffre and the tests")?;
 
     if arguments.is_empty() {
         // The plugins' own tests are of code that is the same on every target, so they run on this one.
