@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::client::ClientOptions;
+use object_store::client::{ClientOptions, SpawnedReqwestConnector};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use object_store::{BackoffConfig, Certificate, ObjectStore, RetryConfig};
+use tokio::runtime::Handle;
 use url::Url;
 
 use super::config::{StoreConfig, StoreOptions};
@@ -88,6 +89,9 @@ fn s3(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true")
         .with_client_options(client_options(options)?)
         .with_retry(retry());
+    if let Some(connector) = connector() {
+        builder = builder.with_http_connector(connector);
+    }
     if let Some(endpoint) = &options.endpoint {
         check_endpoint(url, endpoint, options.allow_http)?;
         builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
@@ -121,6 +125,9 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         .with_container_name(container)
         .with_client_options(client_options(options)?)
         .with_retry(retry());
+    if let Some(connector) = connector() {
+        builder = builder.with_http_connector(connector);
+    }
     if options.emulator {
         // Spelled out rather than `with_use_emulator`, which takes its address from the environment alone.
         let from_environment = env::var("AZURITE_BLOB_STORAGE_URL").ok();
@@ -165,6 +172,14 @@ fn azure(url: &Url, options: &StoreOptions) -> Result<Connected, StoreError> {
         prefix: prefix(url)?,
         folder: None,
     })
+}
+
+/// Requests run as tasks of their own. Whoever reads ahead lets some of them lie while it does something else; without this
+/// their connections would stand half open meanwhile, and their time would run out.
+///
+/// Outside a runtime there is none: nothing is asked for there.
+fn connector() -> Option<SpawnedReqwestConnector> {
+    Handle::try_current().ok().map(SpawnedReqwestConnector::new)
 }
 
 fn client_options(options: &StoreOptions) -> Result<ClientOptions, StoreError> {
