@@ -19,8 +19,9 @@ use crate::{check, cleaner};
 
 /// One fences, purges and condemns, one moves and deletes, one condemns what moving has left over, one deletes that.
 const CLEANS: u64 = 4;
-/// Past every deadline, and the time that the store adds to it.
-const UNTIL_ALL_CAN_BE_FENCED: Duration = Duration::from_secs(30 * 3600);
+/// The longest that a session can have, and the two hours that are added: where a clock jumps while a session begins, it may seem
+/// to have been granted that much.
+const UNTIL_ALL_CAN_BE_FENCED: Duration = Duration::from_secs((7 * 24 + 3) * 3600);
 
 pub async fn aftermath(plan: &Plan, ledger: &Arc<Ledger>, folder: &Path) {
     if let Err(what) = come_to_rest(plan, ledger, folder).await {
@@ -35,6 +36,7 @@ async fn come_to_rest(plan: &Plan, ledger: &Arc<Ledger>, folder: &Path) -> Resul
         clean_stall: 0,
         backups: 3,
         writers_stall: false,
+        writers_give_up: false,
         longest_pause: Duration::from_millis(5),
         longest_deadline: Duration::from_secs(86_400),
         ..plan.clone()

@@ -27,6 +27,8 @@ pub struct Plan {
     pub shared_machine: bool,
     /// Some writers stop for hours or days before their commit.
     pub writers_stall: bool,
+    /// Some programs give up, or are taken for dead and go on later.
+    pub writers_give_up: bool,
     pub backups: u64,
     pub cleaners: u64,
     /// Of each cleaner; and then some more, days apart, as long as somebody writes.
@@ -81,6 +83,7 @@ impl Plan {
             clocks_jump: dice.once_in(4),
             shared_machine: dice.once_in(6),
             writers_stall: dice.once_in(2),
+            writers_give_up: true,
             backups: dice.within(2..7),
             cleaners: dice.within(1..4),
             cleans: dice.within(3..10),

@@ -93,7 +93,7 @@ async fn work_off(host: &Arc<Host>, mut job: Job) {
     for number in 0..LIVES {
         let mut dice = job.dice.nth("life", number);
         let store = host.life("backup", number + 1 < LIVES);
-        if dice.once_in(8) {
+        if dice.once_in(8) && host.plan.writers_give_up {
             leave_behind(host, &store, &mut job, &mut dice).await;
             continue;
         }
@@ -230,7 +230,7 @@ async fn one_life(host: &Arc<Host>, store: &Arc<SimStore>, job: &mut Job, mut di
                 .map_err(WriteDiskError::from)?,
         });
     }
-    if dice.once_in(20) {
+    if dice.once_in(20) && host.plan.writers_give_up {
         writer.abort("given up").await?;
         host.ledger.count("sessions given up");
         return Ok(());
