@@ -21,10 +21,19 @@ pub(super) struct Outcome<'a> {
     pub(super) survey: &'a Survey,
     /// Packs that are not there: deleted now, or asked for by name and not found.
     pub(super) gone: &'a BTreeSet<PackKey>,
+    /// Packs that a piece of the index lists, gone or not: whoever reads that piece learns here that they are.
+    pub(super) still_listed: BTreeSet<PackKey>,
     /// Pieces that are replaced and that the store has not deleted.
     pub(super) replaced: BTreeSet<PackKey>,
     /// The earlier clean-ups that count a piece which is there. The others need not be looked at any more.
     pub(super) counting: BTreeSet<SessionNumber>,
+}
+
+impl Outcome<'_> {
+    /// Whether nobody need know any more that the pack has gone.
+    fn is_past(&self, pack: &PackKey) -> bool {
+        self.gone.contains(pack) && !self.still_listed.contains(pack)
+    }
 }
 
 type Undecided = (MachineNumber, SessionNumber, Session);
@@ -98,11 +107,7 @@ pub(super) fn sum_up(log: &GcLog, undecided: &[Undecided], outcome: &Outcome<'_>
         .map(|(machine, number, _)| (*machine, *number))
         .collect();
     let there = |packs: &[PackName]| -> Vec<PackName> {
-        packs
-            .iter()
-            .filter(|name| !outcome.gone.contains(&name.0))
-            .copied()
-            .collect()
+        packs.iter().filter(|name| !outcome.is_past(&name.0)).copied().collect()
     };
     let known = log.condemned_with_waits().iter().map(|group| Condemned {
         since: group.since,
@@ -121,7 +126,7 @@ pub(super) fn sum_up(log: &GcLog, undecided: &[Undecided], outcome: &Outcome<'_>
         packs: there(packs),
         waits_for: waits_now.clone(),
     });
-    let mut quarantined: Vec<PackKey> = log.quarantined().filter(|pack| !outcome.gone.contains(pack)).collect();
+    let mut quarantined: Vec<PackKey> = log.quarantined().filter(|pack| !outcome.is_past(pack)).collect();
     quarantined.sort_unstable();
     Checkpoint {
         machines: machines(outcome),
@@ -153,12 +158,17 @@ pub(super) async fn waiting(
     survey: &Survey,
     groups: &[Condemned],
     undecided: &[Undecided],
+    gone: &BTreeSet<PackKey>,
     bytes: impl Fn(&PackKey) -> u64,
 ) -> Result<Vec<Waiting>, CleanError> {
     let mut all: Vec<Waiting> = Vec::new();
     for group in groups {
         let mut amount = Amount::default();
-        group.packs.iter().for_each(|name| amount.add(bytes(&name.0)));
+        let there = group.packs.iter().filter(|name| !gone.contains(&name.0));
+        there.for_each(|name| amount.add(bytes(&name.0)));
+        if amount.packs == 0 {
+            continue;
+        }
         let mut waits_for: Vec<SessionName> = Vec::new();
         for (machine, number, session) in undecided {
             if group.waits_for.contains(&(*machine, *number)) {

@@ -123,7 +123,7 @@ pub(super) async fn sessions_in_use(vault: &Arc<Inner>, survey: &Survey) -> Resu
 }
 
 /// Writes the Condemn record. Packs that somebody else has condemned meanwhile are left to that record.
-pub(super) async fn condemn(vault: &Arc<Inner>, packs: &BTreeSet<PackKey>) -> Result<(), CleanError> {
+pub(super) async fn condemn(vault: &Arc<Inner>, packs: BTreeSet<PackKey>) -> Result<(), CleanError> {
     for _ in 0..LOG_ATTEMPTS {
         let log = vault.log_anew().await?;
         let names: Vec<PackName> = packs
@@ -137,7 +137,7 @@ pub(super) async fn condemn(vault: &Arc<Inner>, packs: &BTreeSet<PackKey>) -> Re
         }
         let what = GcWhat::Condemn {
             packs: names,
-            reason: "nothing needs them, or little of them".to_owned(),
+            reason: "nothing needs them, or little of them, or they are not there".to_owned(),
         };
         match log.append(vault.records(), what).await.map_err(CleanError::Log)? {
             Appended::Number(_) => return Ok(()),

@@ -361,22 +361,26 @@ async fn run(
 
     // Step 8.
     stage(progress, CleanStage::Condemning);
-    condemn::condemn(vault, &decided.candidates.packs).await?;
+    let not_there: BTreeSet<PackKey> = seen.missing.union(&decided.relisting.not_there).copied().collect();
+    // What is not there is condemned as well, though the checkpoint drops it at once: hosts whose copy of the index lists it
+    // learn of it by this record alone.
+    condemn::condemn(vault, decided.candidates.packs.union(&not_there).copied().collect()).await?;
     report.condemned = decided.candidates.amount;
     report.too_young = decided.candidates.too_young;
-    let gone: BTreeSet<PackKey> = seen.missing.union(&deleted.packs).copied().collect();
+    let gone: BTreeSet<PackKey> = not_there.union(&deleted.packs).copied().collect();
     let mut replaced: BTreeSet<PackKey> = deleted.refused_pieces.clone();
     replaced.extend(seen.log.replaced().filter(|piece| !deleted.pieces.contains(piece)));
     let outcome = Outcome {
         survey: &seen.survey,
         gone: &gone,
+        still_listed: decided.relisting.still_listed(&deleted.pieces),
         replaced,
         counting: decided.relisting.counting_cleaners(&deleted.pieces),
     };
     let written = checkpoint::write(vault, &outcome).await?;
     let bytes = |pack: &PackKey| seen.packs.bytes(pack);
     let groups = &written.checkpoint.condemned;
-    report.waiting = checkpoint::waiting(vault, &seen.survey, groups, &written.undecided, bytes).await?;
+    report.waiting = checkpoint::waiting(vault, &seen.survey, groups, &written.undecided, &gone, bytes).await?;
     report.checkpoint = Some(written.number);
     Ok(report)
 }
@@ -406,15 +410,18 @@ async fn look(vault: &Arc<Inner>, plan: &CleanPlan, progress: Progress<'_>) -> R
     report.condemned = decided.candidates.amount;
     report.too_young = decided.candidates.too_young;
     let undecided = checkpoint::undecided(vault, &seen.survey).await?;
+    let gone: BTreeSet<PackKey> = seen.missing.union(&decided.doomed.packs).copied().collect();
+    let pieces = decided.relisting.going(&BTreeSet::new());
     let outcome = Outcome {
         survey: &seen.survey,
-        gone: &seen.missing.union(&decided.doomed.packs).copied().collect(),
+        gone: &gone,
+        still_listed: decided.relisting.still_listed(&pieces.map(|piece| piece.key).collect()),
         replaced: BTreeSet::new(),
         counting: BTreeSet::new(),
     };
     let groups = checkpoint::sum_up(&seen.log, &undecided, &outcome).condemned;
     let bytes = |pack: &PackKey| seen.packs.bytes(pack);
-    report.waiting = checkpoint::waiting(vault, &seen.survey, &groups, &undecided, bytes).await?;
+    report.waiting = checkpoint::waiting(vault, &seen.survey, &groups, &undecided, &gone, bytes).await?;
     Ok(report)
 }
 

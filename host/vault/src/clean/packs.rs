@@ -90,7 +90,7 @@ impl Packs {
         &self,
         vault: &Arc<Inner>,
         keys: impl Iterator<Item = PackKey>,
-    ) -> Result<Vec<PackKey>, CleanError> {
+    ) -> Result<BTreeSet<PackKey>, CleanError> {
         let looked = self.look_for_hidden(vault, keys).await?;
         let missing = looked.into_iter().filter(|(_, file)| file.is_none());
         Ok(missing.map(|(key, _)| key).collect())

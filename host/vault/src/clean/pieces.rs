@@ -56,6 +56,10 @@ pub(super) struct Relisting {
     relist: BTreeMap<PackKey, BTreeSet<PackKey>>,
     /// Packs that are relied upon and that no piece at hand lists: they say themselves what they hold.
     of_packs: BTreeSet<PackKey>,
+    /// Packs that a piece lists and that are not there.
+    pub(super) not_there: BTreeSet<PackKey>,
+    /// Of the packs that go or are gone, those that pieces list which stay: of sessions that are not over.
+    listed_by_staying: BTreeSet<PackKey>,
     /// Of the leaving pieces, those whose packs all stay.
     pub(super) merged: u64,
 }
@@ -71,6 +75,13 @@ impl Relisting {
         self.leaving
             .iter()
             .filter(move |piece| !piece.packs.iter().any(|pack| spared.contains(pack)))
+    }
+
+    /// Of the packs that go or are gone, those that some piece lists when those in `gone` are gone.
+    pub(super) fn still_listed(&self, gone: &BTreeSet<PackKey>) -> BTreeSet<PackKey> {
+        let kept = self.leaving.iter().filter(|piece| !gone.contains(&piece.key));
+        let by_kept = kept.flat_map(|piece| &piece.packs);
+        by_kept.chain(&self.listed_by_staying).copied().collect()
     }
 
     /// The earlier clean-ups that still count a piece, once `gone` are gone.
@@ -124,7 +135,8 @@ pub(super) async fn plan(
     let pieces = read_all(vault, survey, in_use).await?;
     let decided = pieces.iter().filter(|piece| piece.standing != Standing::Undecided);
     let named: BTreeSet<PackKey> = decided.flat_map(|piece| &piece.packs).copied().collect();
-    away.extend(packs.not_there(vault, named.difference(&away).copied()).await?);
+    planned.not_there = packs.not_there(vault, named.difference(&away).copied()).await?;
+    away.extend(&planned.not_there);
     let of_cleaners = pieces
         .iter()
         .map(|piece| piece.key)
@@ -155,6 +167,8 @@ pub(super) async fn plan(
             planned.relist.insert(piece.key, stays);
         }
     }
+    let listed_by_staying = staying.iter().flat_map(|piece| &piece.packs);
+    planned.listed_by_staying = listed_by_staying.filter(|pack| away.contains(pack)).copied().collect();
     let counted = staying.iter().filter(|piece| piece.standing == Standing::Counted);
     listed.extend(counted.flat_map(|piece| &piece.packs));
     planned.of_packs = relied.filter(|pack| !listed.contains(pack)).collect();
