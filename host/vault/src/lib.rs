@@ -62,4 +62,6 @@ pub use vault::{
     ChunkHasher, Encryption, InitError, InitOptions, Initialized, KeySlot, KeysError, OpenError, OpenOptions, Rotated,
     Rotation, SlotState, Tuning, Vault, VaultKeys,
 };
-pub use verify::{Damage, Mended, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport};
+pub use verify::{
+    Damage, Mended, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport,
+};

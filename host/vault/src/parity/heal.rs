@@ -11,10 +11,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
 use super::file::{BLOCK_BYTES, mend};
 use crate::object::PackKey;
+use crate::offload::offload;
 use crate::pack::PACK_LIMIT_BYTES;
 use crate::vault::Inner;
 
@@ -42,7 +42,7 @@ impl MendedPack {
 /// the damage is what the caller has to tell.
 pub(crate) async fn mended(vault: &Inner, key: PackKey) -> Option<MendedPack> {
     let folder = vault.store.folder()?;
-    let read = spawn_blocking(move || {
+    let read = offload(move || {
         let Some(parity) = read_what_is_left(&folder.join(key.parity_object()), PARITY_LIMIT_BYTES)? else {
             return Ok(None);
         };
@@ -75,7 +75,7 @@ pub(crate) async fn put_back(vault: &Inner, pack: &MendedPack) -> io::Result<()>
         return Err(io::Error::other("the vault is in no local folder"));
     };
     let (path, bytes, ranges) = (folder.join(pack.key.object()), pack.bytes.clone(), pack.ranges.clone());
-    let written = spawn_blocking(move || {
+    let written = offload(move || {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         for range in ranges {
             file.write_all_at(&bytes[range.start as usize..range.end as usize], range.start)?;

@@ -438,7 +438,7 @@ impl Shared {
         let broken = |what: String| WriteError::Broken {
             what: format!("the parity of pack {key}: {what}"),
         };
-        match spawn_blocking(move || crate::parity::encode(&pack, parity)).await {
+        match offload(move || crate::parity::encode(&pack, parity)).await {
             Ok(Ok(made)) => Ok(made.into()),
             Ok(Err(error)) => Err(broken(error.to_string())),
             Err(panicked) => Err(broken(panicked.to_string())),

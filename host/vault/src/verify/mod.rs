@@ -184,7 +184,14 @@ pub(crate) async fn quarantine_unreadable(
     doubtful.extend(named);
     // Readers no longer look there, but a writer would rely on them.
     doubtful.extend(vault.inner.reading.gone());
-    let bad = packs::read(vault, doubtful.into_iter(), true, &mut VerifyProgress::default(), &|_| {}).await?;
+    let bad = packs::read(
+        vault,
+        doubtful.into_iter(),
+        true,
+        &mut VerifyProgress::default(),
+        &|_| {},
+    )
+    .await?;
     let mut broken = bad.broken();
     broken.chunks_lost = findings.chunks_lost() + u64::from(matches!(damage, ReadError::ChunkMissing(_)));
     let lost = usize::from(broken.chunks_lost > 0 && !log.says_chunks_are_lost());

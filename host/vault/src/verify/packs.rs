@@ -51,6 +51,7 @@ impl BadPacks {
         let quarantined = || Bad::Frame("it is quarantined".to_owned());
         Self {
             packs: packs.map(|pack| (pack, quarantined())).collect(),
+            ..Self::default()
         }
     }
 
@@ -205,7 +206,7 @@ async fn read_and_mend(vault: &Arc<Inner>, key: PackKey, mends: bool) -> Checked
     {
         let (worker, bytes) = (Arc::clone(vault), pack.bytes.clone());
         let size = wanted_size(vault, &key)?;
-        let checked = tokio::task::spawn_blocking(move || check_bytes(&worker, key, &bytes).is_none()).await;
+        let checked = offload(move || check_bytes(&worker, key, &bytes).is_none()).await;
         // The seals have the last word, also on what a parity says.
         if checked.unwrap_or(false) && pack.bytes.len() as u64 == size {
             match parity::put_back(vault, &pack).await {
