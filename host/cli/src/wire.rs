@@ -175,6 +175,7 @@ pub fn store(settings: &VaultConfig) -> anyhow::Result<Store> {
         account_key: secret(&from.account_key)?,
         sas_token: secret(&from.sas_token)?,
         emulator: from.emulator,
+        parity: from.parity,
     };
     let config = StoreConfig {
         url: settings.url.clone(),

@@ -20,6 +20,7 @@ mod mark;
 mod object;
 mod offload;
 mod pack;
+mod parity;
 mod point;
 mod read;
 mod record;
@@ -44,6 +45,7 @@ pub use heaps::keep_few_heaps;
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
 pub use key::{Credential, KeyError, RecoveryKey, SlotKind};
 pub use pack::{ChunkKind, Decoder, Encoder};
+pub use parity::{Parity, ParityError};
 pub use point::{
     Compared, ComparedHow, Consistency, ConsistencyReached, Fate, HookOutcome, MapRoot, Note, NoteLevel, Pin, Point,
     PointAttachment, PointDisk, PointDraft, PointProvider, StepOutcome, Written,
@@ -60,4 +62,6 @@ pub use vault::{
     ChunkHasher, Encryption, InitError, InitOptions, Initialized, KeySlot, KeysError, OpenError, OpenOptions, Rotated,
     Rotation, SlotState, Tuning, Vault, VaultKeys,
 };
-pub use verify::{Damage, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport};
+pub use verify::{
+    Damage, Mended, Percentage, PercentageError, ReadData, Touched, VerifyPlan, VerifyProgress, VerifyReport,
+};

@@ -50,7 +50,12 @@ impl PackKey {
         format!("index/{self}")
     }
 
-    /// From the part of a name after `packs/` or `index/`.
+    /// What mends the pack.
+    pub(crate) fn parity_object(&self) -> String {
+        format!("{PARITY}/{self}")
+    }
+
+    /// From the part of a name after `packs/`, `index/` or `parity/`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('/').map(parse_key);
         let key = Self {
@@ -85,6 +90,8 @@ impl fmt::Display for PackKey {
     }
 }
 
+/// The folder of what mends packs.
+pub(crate) const PARITY: &str = "parity";
 pub(crate) const FORMAT: &str = "format";
 pub(crate) const KEYS: &str = "keys";
 

@@ -113,3 +113,39 @@ fn with_all_of_the_index_gone_it_is_rebuilt_and_restores_are_identical() {
     let again = place.run(&["repair", "index", "main", "--json"]).expect(0).json();
     assert_eq!(again["pieces_written"], 0);
 }
+
+#[test]
+fn a_local_vault_with_parity_mends_its_packs_where_the_machine_has_other_bytes_by_now() {
+    let mut place = Place::new(VaultKind::Folder).with_machine("web01", "image").init();
+    place.change_vault("url =", "parity = \"5%\"\nurl =");
+    let image = place.images().join("root.img");
+    let disk = sparse(&image, 24 * MIB);
+    write_noise(&disk, 0, 16 * MIB, 1);
+    place.backup("web01");
+    let then = place.restore("web01").join("root.img");
+    // Nothing but the vault has the first point's bytes any more.
+    write_noise(&disk, 0, 16 * MIB, 2);
+    place.backup("web01");
+
+    for pack in objects(&place, "packs") {
+        flip(&pack);
+    }
+    assert_same(&then, &place.restore("web01@0").join("root.img"));
+    let report = verified(&place, &["--read-data"], 0);
+    let packs = objects(&place, "packs").len();
+    assert_eq!(report["mended"].as_array().unwrap().len(), packs, "{report}");
+    assert_eq!(report["mended"][0]["blocks"], 1);
+    assert_eq!(report["quarantined"], serde_json::json!([]));
+    let report = verified(&place, &["--read-data"], 0);
+    assert_eq!(report["mended"], serde_json::json!([]));
+
+    // A tenth of a pack is more than its parity mends.
+    let pack = objects(&place, "packs").pop().unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let tenth = bytes.len() / 10;
+    bytes[tenth..2 * tenth].fill(0);
+    fs::write(&pack, bytes).unwrap();
+    let report = verified(&place, &["--read-data"], 1);
+    assert_eq!(report["mended"], serde_json::json!([]));
+    assert_eq!(report["quarantined"].as_array().unwrap().len(), 1);
+}

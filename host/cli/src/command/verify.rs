@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::Context;
-use coffre_vault::{Damage, ReadData, VerifyPlan, VerifyProgress, VerifyReport};
+use coffre_vault::{Damage, Mended, ReadData, VerifyPlan, VerifyProgress, VerifyReport};
 use serde::Serialize;
 
 use crate::args::{Global, VerifyArgs};
@@ -31,6 +31,8 @@ struct Document {
     read_bytes: u64,
     duration_ms: u64,
     damage: Vec<DamageShape>,
+    /// Damaged, and whole again by its parity.
+    mended: Vec<MendedShape>,
     /// By this run.
     quarantined: Vec<String>,
     /// Why it could not be.
@@ -42,6 +44,12 @@ struct DamageShape {
     object: String,
     what: String,
     touches: Vec<TouchedShape>,
+}
+
+#[derive(Serialize)]
+struct MendedShape {
+    object: String,
+    blocks: u64,
 }
 
 #[derive(Serialize)]
@@ -96,6 +104,9 @@ pub async fn run(args: &VerifyArgs, global: &Global, output: &Output) -> anyhow:
     for damage in &report.damage {
         output.result(describe(damage))?;
     }
+    for mended in &report.mended {
+        output.result(describe_mended(mended))?;
+    }
     output.line(format!(
         "{}: {}, {}, {} chunks {} ({} in {})",
         args.vault,
@@ -109,6 +120,9 @@ pub async fn run(args: &VerifyArgs, global: &Global, output: &Output) -> anyhow:
     output.document(&document(args, &report, took.as_millis() as u64))?;
     if report.is_sound() {
         output.line("sound")?;
+        if !report.mended.is_empty() {
+            output.line("hint: a disk that has damaged one pack will damage others; look at it (`smartctl -a`)")?;
+        }
         return Ok(Exit::Done);
     }
     output.result(format!("DAMAGED: {} found\n", count(report.damage.len(), "defect")))?;
@@ -198,6 +212,11 @@ fn view(progress: VerifyProgress) -> View {
     }
 }
 
+fn describe_mended(mended: &Mended) -> String {
+    let blocks = count(mended.blocks as usize, "block");
+    format!("mended: {}: {blocks} of 4 KiB, by its parity\n", mended.object)
+}
+
 fn describe(damage: &Damage) -> String {
     let mut text = format!("damaged: {}: {}\n", damage.object, damage.what);
     for touched in &damage.touches {
@@ -246,6 +265,12 @@ fn document(args: &VerifyArgs, report: &VerifyReport, duration_ms: u64) -> Docum
         read_bytes: report.read_bytes,
         duration_ms,
         damage: damage.collect(),
+        mended: (report.mended.iter())
+            .map(|mended| MendedShape {
+                object: mended.object.clone(),
+                blocks: mended.blocks,
+            })
+            .collect(),
         quarantined: report.quarantined.clone(),
         not_quarantined: report.not_quarantined.clone(),
     }

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coffre_vault::Parity;
 use jiff::tz::TimeZone;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -82,6 +83,9 @@ pub struct StoreSettings {
     pub secret_access_key: Option<SecretSource>,
     pub account_key: Option<SecretSource>,
     pub sas_token: Option<SecretSource>,
+    /// What is written beside each pack of a local vault to mend it.
+    #[serde(serialize_with = "write_shown_option")]
+    pub parity: Option<Parity>,
 }
 
 /// What opens a vault.
@@ -331,6 +335,10 @@ fn find<'a, T>(among: &'a BTreeMap<String, T>, what: &'static str, name: &str) -
 
 fn write_shown<S: Serializer>(value: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(value.as_str())
+}
+
+fn write_shown_option<S: Serializer>(value: &Option<Parity>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(|parity| parity.to_string()).serialize(serializer)
 }
 
 fn write_option<S: Serializer>(value: &Option<Url>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -45,6 +45,7 @@ pub(super) struct Vault {
     pub key: Option<Spanned<Key>>,
     pub encryption: Word,
     pub undelete_for: Word,
+    pub parity: Word,
     pub endpoint: Word,
     pub region: Word,
     pub allow_http: Option<bool>,

@@ -146,6 +146,30 @@ fn what_stays_and_how_long_undelete_works_is_read() {
 }
 
 #[test]
+fn parity_is_a_percentage_and_for_folders_alone() {
+    let vault =
+        |url: &str, parity: &str| format!("[vault.v]\nurl = \"{url}\"\nencryption = \"none\"\nparity = \"{parity}\"\n");
+    let config = parse(&vault("/backups", "10%")).unwrap();
+    assert_eq!(
+        config.vault("v").unwrap().store.parity,
+        coffre_vault::Parity::of_percent(10)
+    );
+    insta::assert_snapshot!(said(&vault("/backups", "0.5%")), @r#"
+    /etc/coffre/coffre.toml:4:10: `0.5%` is no percentage from 1% to 100%, as in 10%
+      |
+    4 | parity = "0.5%"
+      |          ^^^^^^
+    "#);
+    insta::assert_snapshot!(said(&vault("s3://bucket/prefix", "10%")), @r#"
+    /etc/coffre/coffre.toml:4:10: `parity` is for vaults in a local folder
+      |
+    4 | parity = "10%"
+      |          ^^^^^
+    hint: a bucket or container lies on many disks already, which mend each other
+    "#);
+}
+
+#[test]
 fn an_unknown_key_is_shown_with_the_nearest() {
     insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"crash\"\nshedule = \"daily 02:00\"\n"), @r#"
     /etc/coffre/coffre.toml:3:1: unknown key `shedule`

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 
 use super::packs::Packs;
+use super::parity;
 use super::pieces::Piece;
 use super::{CleanError, CleanProgress, CleanReport, CleanStage, Refused, RefusedKind};
 use crate::object::PackKey;
@@ -60,6 +61,7 @@ pub(super) async fn delete(
         }
     }
     let going: Vec<PackKey> = doomed.iter().filter(|pack| !listed.contains(pack)).copied().collect();
+    parity::of_packs_that_go(vault, &going).await;
     let objects = going.iter().map(|pack| (pack.object(), packs.bytes(pack))).collect();
     for (pack, gone) in going.iter().zip(state.delete_all(vault, objects, report).await?) {
         if gone {

@@ -32,6 +32,7 @@ mod fence;
 mod guards;
 mod inventory;
 mod packs;
+mod parity;
 mod pieces;
 mod purge;
 mod repack;
@@ -358,6 +359,8 @@ async fn run(
     let going: Vec<_> = decided.relisting.going(&spared).collect();
     stage(progress, CleanStage::Deleting);
     let deleted = delete::delete(vault, going, &doomed.packs, &seen.packs, &mut report, progress).await?;
+
+    parity::of_no_pack(vault, &seen.survey).await;
 
     // Step 8.
     stage(progress, CleanStage::Condemning);

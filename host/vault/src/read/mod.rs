@@ -20,6 +20,7 @@ use crate::index::{self, Found};
 use crate::object::PackKey;
 use crate::offload::offload;
 use crate::pack::{ChunkKind, ChunkShape, Decoder, PackInfo, open_chunk};
+use crate::parity::{self, MendedPack};
 use crate::seal::Sealer;
 use crate::store::StoreError;
 use crate::vault::Inner;
@@ -155,12 +156,21 @@ pub(crate) struct ReaderState {
     /// Packs that are quarantined or gave a damaged chunk: looked into last.
     doubted: Mutex<HashSet<PackKey>>,
     blocks: BlockCache,
+    /// The last pack that was read through its parity: what is damaged at one place often is at others.
+    mended: tokio::sync::Mutex<Option<Arc<MendedPack>>>,
+    /// All of those.
+    mended_packs: Mutex<HashSet<PackKey>>,
 }
 
 impl ReaderState {
     /// Packs that answered 404.
     pub(crate) fn gone(&self) -> Vec<PackKey> {
         self.gone.lock().iter().copied().collect()
+    }
+
+    /// Packs that were read through their parity.
+    pub(crate) fn mended(&self) -> Vec<PackKey> {
+        self.mended_packs.lock().iter().copied().collect()
     }
 
     pub(crate) fn doubt(&self, packs: impl IntoIterator<Item = PackKey>) {
@@ -241,6 +251,13 @@ impl ChunkReader {
         let wanted = range.end - range.start;
         let end = range.end;
         let answer = match self.vault.store.get_range(&object, range).await {
+            // With parity, a sector that is lost is damage like any other, and looked for elsewhere.
+            Err(error) if error.is_of_a_disk() && self.has_parity(pack).await => {
+                return Err(ReadError::Damaged {
+                    object,
+                    what: format!("a part of it cannot be read: {error}"),
+                });
+            }
             // Some stores answer 416 where a range begins behind the end; then it is the pack that is wrong, not the way to it.
             Err(error @ StoreError::Failed { .. }) => match self.vault.store.size(&object).await {
                 Ok(Some(size_bytes)) if size_bytes < end => Some(Bytes::new()),
@@ -313,8 +330,14 @@ impl ChunkReader {
     /// From whatever copy the local index knows of.
     pub(crate) async fn read_known(&self, id: &ChunkId) -> Result<Bytes, ReadError> {
         let mut error = ReadError::ChunkMissing(*id);
-        for location in self.look_up(std::slice::from_ref(id)).await?.into_iter().flatten() {
-            match self.read_at(id, &location).await {
+        let places: Vec<Location> = self
+            .look_up(std::slice::from_ref(id))
+            .await?
+            .into_iter()
+            .flatten()
+            .collect();
+        for location in &places {
+            match self.read_at(id, location).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(other) if other.is_damage() => {
                     self.vault.reading.doubt([location.pack.info.key]);
@@ -323,7 +346,36 @@ impl ChunkReader {
                 Err(other) => return Err(other),
             }
         }
+        for location in &places {
+            if let Some(bytes) = self.read_mended(id, location).await {
+                return Ok(bytes);
+            }
+        }
         Err(error)
+    }
+
+    async fn has_parity(&self, pack: &PackRef) -> bool {
+        let looked = self.vault.store.size(&pack.info.key.parity_object()).await;
+        self.vault.store.folder().is_some() && looked.is_ok_and(|size| size.is_some())
+    }
+
+    /// From the pack as its parity says that it was, if it says so.
+    async fn read_mended(&self, id: &ChunkId, location: &Location) -> Option<Bytes> {
+        let key = location.pack.info.key;
+        let mut last = self.vault.reading.mended.lock().await;
+        let pack = match last.as_ref().filter(|pack| pack.key == key) {
+            Some(pack) => Arc::clone(pack),
+            None => {
+                let pack = Arc::new(parity::mended(&self.vault, key).await?);
+                self.vault.reading.mended_packs.lock().insert(key);
+                Arc::clone(last.insert(pack))
+            }
+        };
+        let range = location.range();
+        let sealed = pack.bytes.get(range.start as usize..range.end as usize)?;
+        let mut plain = Vec::new();
+        let opened = self.open(id, location, sealed, &mut Decoder::new(), &mut plain);
+        opened.is_ok().then(|| plain.into())
     }
 
     async fn read_at(&self, id: &ChunkId, location: &Location) -> Result<Bytes, ReadError> {

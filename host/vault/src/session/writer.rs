@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -22,6 +23,7 @@ use crate::offload::offload;
 use crate::pack::{
     Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, encode_piece,
 };
+use crate::parity::Parity;
 use crate::suspect::{self, Suspects};
 use crate::vault::{Inner, LeftOut};
 
@@ -51,6 +53,8 @@ pub(super) struct Shared {
     open: Mutex<OpenPacks>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     sent: Mutex<Sent>,
+    /// Held while a pack's parity is made.
+    parity: tokio::sync::Mutex<()>,
     failure: Mutex<Option<WriteError>>,
     /// Set together with `failure`, so that looking is cheap.
     failed: AtomicBool,
@@ -150,6 +154,7 @@ impl SessionWriter {
             open: Mutex::default(),
             tasks: Mutex::default(),
             sent: Mutex::new(sent),
+            parity: tokio::sync::Mutex::new(()),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             new_chunks: AtomicU64::new(0),
@@ -396,11 +401,24 @@ impl Shared {
             }
         };
         let size_bytes = sealed.listing.info.size_bytes;
-        let sent = self.vault.store.create(&key.object(), sealed.bytes).await;
-        sent.map_err(|source| WriteError::Pack {
+        let failed = |source| WriteError::Pack {
             pack: key.to_string(),
             source: Arc::new(source),
-        })?;
+        };
+        if let Some(parity) = self.vault.store.parity() {
+            let (object, made) = (
+                key.parity_object(),
+                self.parity_of(&key, sealed.bytes.clone(), parity).await?,
+            );
+            let bytes = made.len() as u64;
+            self.vault.store.create(&object, made).await.map_err(failed)?;
+            self.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        self.vault
+            .store
+            .create(&key.object(), sealed.bytes)
+            .await
+            .map_err(failed)?;
         self.stored_bytes.fetch_add(u64::from(size_bytes), Ordering::Relaxed);
         let piece = {
             let mut sent = self.sent.lock();
@@ -411,6 +429,19 @@ impl Shared {
         match piece {
             Some((number, listings)) => self.send_piece(number, listings).await,
             None => Ok(()),
+        }
+    }
+
+    async fn parity_of(&self, key: &PackKey, pack: Bytes, parity: Parity) -> Result<Bytes, WriteError> {
+        // One at a time: it takes as much memory as the pack.
+        let _one = self.parity.lock().await;
+        let broken = |what: String| WriteError::Broken {
+            what: format!("the parity of pack {key}: {what}"),
+        };
+        match offload(move || crate::parity::encode(&pack, parity)).await {
+            Ok(Ok(made)) => Ok(made.into()),
+            Ok(Err(error)) => Err(broken(error.to_string())),
+            Err(panicked) => Err(broken(panicked.to_string())),
         }
     }
 

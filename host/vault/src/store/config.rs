@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::parity::Parity;
+
 /// A secret that never shows itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretText(Zeroizing<String>);
@@ -62,4 +64,6 @@ pub struct StoreOptions {
     pub sas_token: Option<SecretText>,
     /// Azurite, with its well-known account.
     pub emulator: bool,
+    /// What is written beside each pack to mend it. Local folders only.
+    pub parity: Option<Parity>,
 }

@@ -43,6 +43,9 @@ pub(super) struct Connected {
 
 pub(super) fn connect(config: &StoreConfig) -> Result<Connected, StoreError> {
     let url = &config.url;
+    if config.options.parity.is_some() && url.scheme() != "file" {
+        return Err(bad(url, "parity is for vaults in a local folder"));
+    }
     match url.scheme() {
         "file" => local(url),
         "s3" => s3(url, &config.options),

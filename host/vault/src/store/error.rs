@@ -64,6 +64,13 @@ impl StoreError {
         matches!(self, Self::Unreachable { .. })
     }
 
+    /// Whether a local disk cannot read or write what was asked for: a sector that is lost, or a disk that is.
+    pub(crate) fn is_of_a_disk(&self) -> bool {
+        // EIO, as the standard library ends its text whatever the language.
+        let says = |text: &String| text.ends_with("(os error 5)");
+        self.cause().is_some_and(|cause| cause.0.all.last().is_some_and(says))
+    }
+
     /// The innermost reason, in one line.
     pub fn cause(&self) -> Option<&Cause> {
         match self {

@@ -25,6 +25,8 @@ use jiff::Timestamp;
 use object_store::path::Path as ObjectPath;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::parity::Parity;
+
 pub use config::{SecretText, StoreConfig, StoreOptions};
 pub use error::{Cause, StoreError};
 
@@ -46,6 +48,8 @@ pub struct Store {
     keeps_payloads: bool,
     /// Where a local vault lies.
     folder: Option<Arc<Path>>,
+    /// What new packs get beside them.
+    parity: Option<Parity>,
 }
 
 /// What a create did.
@@ -96,6 +100,7 @@ impl Store {
             first_pause: FIRST_PAUSE,
             keeps_payloads: config.url.scheme() == "memory",
             folder: connected.folder.map(Into::into),
+            parity: config.options.parity,
         })
     }
 
@@ -108,6 +113,7 @@ impl Store {
             first_pause: Duration::from_millis(1),
             keeps_payloads: true,
             folder: None,
+            parity: None,
         }
     }
 
@@ -123,6 +129,16 @@ impl Store {
     /// How messages call it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where a local vault lies.
+    pub(crate) fn folder(&self) -> Option<Arc<Path>> {
+        self.folder.clone()
+    }
+
+    /// What new packs get beside them.
+    pub(crate) fn parity(&self) -> Option<Parity> {
+        self.parity
     }
 
     fn path(&self, object: &str) -> ObjectPath {

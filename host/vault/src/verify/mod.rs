@@ -61,7 +61,7 @@ pub struct VerifyPlan {
     /// One machine, or all.
     pub machine: Option<MachineNumber>,
     pub read: ReadData,
-    /// Record what is damaged, so that nothing new relies on it.
+    /// Record what is damaged, so that nothing new relies on it; and put right what a local vault's parity mends.
     pub quarantine: bool,
 }
 
@@ -87,6 +87,8 @@ pub struct VerifyReport {
     pub chunks: u64,
     pub read_bytes: u64,
     pub damage: Vec<Damage>,
+    /// What was damaged and is whole again by its parity.
+    pub mended: Vec<Mended>,
     /// Packs that were quarantined by this run.
     pub quarantined: Vec<String>,
     /// Why the damage could not be recorded, if it was to be.
@@ -97,6 +99,15 @@ impl VerifyReport {
     pub fn is_sound(&self) -> bool {
         self.damage.is_empty()
     }
+}
+
+/// A pack that was damaged, and that its parity has put right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// The object's name in the vault.
+    pub object: String,
+    /// Of 4 KiB, as many as were damaged.
+    pub blocks: u64,
 }
 
 /// One thing that is wrong, and what it touches.
@@ -173,7 +184,14 @@ pub(crate) async fn quarantine_unreadable(
     doubtful.extend(named);
     // Readers no longer look there, but a writer would rely on them.
     doubtful.extend(vault.inner.reading.gone());
-    let bad = packs::read(vault, doubtful.into_iter(), &mut VerifyProgress::default(), &|_| {}).await?;
+    let bad = packs::read(
+        vault,
+        doubtful.into_iter(),
+        true,
+        &mut VerifyProgress::default(),
+        &|_| {},
+    )
+    .await?;
     let mut broken = bad.broken();
     broken.chunks_lost = findings.chunks_lost() + u64::from(matches!(damage, ReadError::ChunkMissing(_)));
     let lost = usize::from(broken.chunks_lost > 0 && !log.says_chunks_are_lost());
@@ -297,7 +315,9 @@ impl Run<'_> {
             chunks: first.chunks(),
             ..VerifyReport::default()
         };
-        let (needed, doubtful) = first.into_packs();
+        let (needed, mut doubtful) = first.into_packs();
+        // Nodes that could be read by their packs' parity alone are no finding; their packs are to be put right.
+        doubtful.extend(vault.inner.reading.mended());
         report.packs = needed.len();
         let read: PackSet = (needed.iter())
             .filter(|pack| match self.plan.read {
@@ -313,7 +333,7 @@ impl Run<'_> {
         self.tell();
 
         let mut bad = packs::look(vault, looked, &mut self.state, self.progress).await?;
-        bad.extend(packs::read(vault, read.iter(), &mut self.state, self.progress).await?);
+        bad.extend(packs::read(vault, read.iter(), self.plan.quarantine, &mut self.state, self.progress).await?);
         if !bad.is_empty() {
             // Says everything that the first walk has found once more, and what the bad packs touch.
             self.findings = before;
@@ -326,6 +346,11 @@ impl Run<'_> {
             }
             bad.describe(&mut self.findings);
         }
+        let mended = bad.mended().iter().map(|(key, blocks)| Mended {
+            object: key.object(),
+            blocks: *blocks,
+        });
+        report.mended = mended.collect();
         let mut broken = bad.broken();
         broken.chunks_lost = self.findings.chunks_lost();
         report.read_bytes = self.state.read_bytes;

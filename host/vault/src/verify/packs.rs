@@ -12,6 +12,7 @@ use crate::ids::ChunkId;
 use crate::object::PackKey;
 use crate::offload::offload;
 use crate::pack::{PACK_LIMIT_BYTES, PackDamage, check_chunks, read_pack};
+use crate::parity;
 use crate::read::ReadError;
 use crate::store::StoreError;
 use crate::vault::{Inner, Vault};
@@ -40,6 +41,8 @@ enum Bad {
 #[derive(Default)]
 pub(super) struct BadPacks {
     packs: BTreeMap<PackKey, Bad>,
+    /// Those that were, and how many blocks their parity has put right.
+    mended: Vec<(PackKey, u64)>,
 }
 
 impl BadPacks {
@@ -48,6 +51,7 @@ impl BadPacks {
         let quarantined = || Bad::Frame("it is quarantined".to_owned());
         Self {
             packs: packs.map(|pack| (pack, quarantined())).collect(),
+            ..Self::default()
         }
     }
 
@@ -57,6 +61,11 @@ impl BadPacks {
 
     pub(super) fn extend(&mut self, more: Self) {
         self.packs.extend(more.packs);
+        self.mended.extend(more.mended);
+    }
+
+    pub(super) fn mended(&self) -> &[(PackKey, u64)] {
+        &self.mended
     }
 
     /// What writers are to know.
@@ -114,35 +123,42 @@ pub(super) async fn look(
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<BadPacks, ReadError> {
     let results = stream::iter(packs)
-        .map(|key| async move { (key, look_at(&vault.inner, key).await) })
+        .map(|key| async move { (key, look_at(&vault.inner, key).await.map(|(read, bad)| (read, bad, 0))) })
         .buffer_unordered(LOOKED_AT_ONCE);
     gather(results, state, progress).await
 }
 
-/// Reads packs and opens every chunk in them.
+/// Reads packs and opens every chunk in them. What is damaged and has a parity that mends it, is put right if `mends`.
 pub(super) async fn read(
     vault: &Vault,
     packs: impl Iterator<Item = PackKey>,
+    mends: bool,
     state: &mut VerifyProgress,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<BadPacks, ReadError> {
     let results = stream::iter(packs)
-        .map(|key| async move { (key, read_one(&vault.inner, key).await) })
+        .map(|key| async move { (key, read_and_mend(&vault.inner, key, mends).await) })
         .buffer_unordered(READ_AT_ONCE);
     gather(results, state, progress).await
 }
 
 type Looked = Result<(u64, Option<Bad>), ReadError>;
 
+/// Bytes read, what is wrong, and how many blocks were and are not any more.
+type Checked = Result<(u64, Option<Bad>, u64), ReadError>;
+
 async fn gather(
-    mut results: impl Stream<Item = (PackKey, Looked)> + Unpin,
+    mut results: impl Stream<Item = (PackKey, Checked)> + Unpin,
     state: &mut VerifyProgress,
     progress: &(dyn Fn(VerifyProgress) + Sync),
 ) -> Result<BadPacks, ReadError> {
     let mut bad = BadPacks::default();
     while let Some((key, result)) = results.next().await {
-        let (read_bytes, found) = result?;
+        let (read_bytes, found, mended_blocks) = result?;
         bad.packs.extend(found.map(|found| (key, found)));
+        if mended_blocks > 0 {
+            bad.mended.push((key, mended_blocks));
+        }
         state.packs_done += 1;
         state.read_bytes += read_bytes;
         state.damage_found += u64::from(bad.packs.contains_key(&key));
@@ -174,6 +190,34 @@ async fn look_at(vault: &Arc<Inner>, key: PackKey) -> Looked {
         Some(_) => None,
     };
     Ok((0, bad))
+}
+
+async fn read_and_mend(vault: &Arc<Inner>, key: PackKey, mends: bool) -> Checked {
+    let looked = read_one(vault, key).await;
+    let may_be_mended = match &looked {
+        Ok((_, Some(bad))) => !matches!(bad, Bad::Missing),
+        Ok((_, None)) => false,
+        Err(ReadError::Store(error)) => error.is_of_a_disk(),
+        Err(_) => false,
+    };
+    if may_be_mended
+        && mends
+        && let Some(pack) = parity::mended(vault, key).await
+    {
+        let (worker, bytes) = (Arc::clone(vault), pack.bytes.clone());
+        let size = wanted_size(vault, &key)?;
+        let checked = offload(move || check_bytes(&worker, key, &bytes).is_none()).await;
+        // The seals have the last word, also on what a parity says.
+        if checked.unwrap_or(false) && pack.bytes.len() as u64 == size {
+            match parity::put_back(vault, &pack).await {
+                Ok(()) => return Ok((size, None, pack.blocks().max(1))),
+                Err(error) => {
+                    tracing::warn!(pack = %key, %error, "a damaged pack could not be put right by its parity")
+                }
+            }
+        }
+    }
+    looked.map(|(read, bad)| (read, bad, 0))
 }
 
 async fn read_one(vault: &Arc<Inner>, key: PackKey) -> Looked {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use coffre_vault::Parity;
 use toml::Spanned;
 use url::Url;
 
@@ -53,8 +54,19 @@ impl Checker<'_> {
             })?,
             None => UNDELETE_FOR,
         };
+        let place = self.vault_url(&url)?;
+        let parity = match &raw.parity {
+            Some(word) if place.scheme() != "file" => {
+                let hint = "a bucket or container lies on many disks already, which mend each other".to_owned();
+                return Err(self.wrong(word.span(), "`parity` is for vaults in a local folder", Some(hint)));
+            }
+            Some(word) => Some(self.word(word, |text| {
+                text.parse::<Parity>().map_err(|error| (error.to_string(), None))
+            })?),
+            None => None,
+        };
         Ok(VaultConfig {
-            url: self.vault_url(&url)?,
+            url: place,
             key,
             undelete_for,
             store: StoreSettings {
@@ -68,6 +80,7 @@ impl Checker<'_> {
                 secret_access_key: source(raw.secret_access_key)?,
                 account_key: source(raw.account_key)?,
                 sas_token: source(raw.sas_token)?,
+                parity,
             },
             name,
         })
