@@ -149,8 +149,9 @@ pub struct HookTerms {
     /// Attempts of `post` beside the first.
     pub post_retries: u32,
     pub on_failure: Option<OnFailure>,
-    /// File systems are to be frozen after the last `pre`, until the snapshot is there.
-    pub wants_freeze: bool,
+    /// Whether what the machine's config names under `freeze` is frozen after the last `pre`, until the snapshot is there.
+    /// None: it says nothing of that, and the config alone counts.
+    pub wants_freeze: Option<bool>,
 }
 
 /// One hook of one machine.

@@ -12,9 +12,10 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use super::run::Run;
+use super::snapshot::LoadedHook;
 use crate::consistency::FreezeFact;
 use crate::error_chain::Chain;
-use crate::freeze::FrozenMounts;
+use crate::freeze::{FrozenMounts, refused_by};
 use crate::journal::Event;
 
 /// We thaw so much before the guard does, so that it is one of us that does it.
@@ -61,9 +62,30 @@ pub(super) struct InForce {
 type Freezing = JoinHandle<Result<Box<dyn FrozenMounts>, FreezeError>>;
 type Begun = Result<Result<Box<dyn FrozenMounts>, FreezeError>, JoinError>;
 
+/// What is to be frozen.
+pub(super) enum Asked {
+    Nothing,
+    These(Vec<PathBuf>),
+    /// Something is named, and a hook's own file says that it is not to be frozen.
+    Refused(FreezeRun),
+}
+
+/// What the machine's config and the files of its hooks say.
+pub(super) fn asked(run: &Run<'_>, hooks: &[LoadedHook]) -> Asked {
+    if run.config.freeze.is_empty() {
+        return Asked::Nothing;
+    }
+    match refused_by(hooks.iter().map(|hook| &*hook.runner)) {
+        None => Asked::These(run.config.freeze.clone()),
+        Some(hook) => Asked::Refused(FreezeRun::Not {
+            why: format!("nothing was frozen, as the file of hook {hook} says"),
+            frozen: None,
+        }),
+    }
+}
+
 /// Writes back what is dirty, so that the freeze has little to wait for. Nobody is held meanwhile.
-pub(super) async fn sync(run: &Run<'_>) {
-    let mounts = run.config.freeze.clone();
+pub(super) async fn sync(mounts: Vec<PathBuf>) {
     if mounts.is_empty() {
         return;
     }
@@ -78,9 +100,8 @@ pub(super) async fn sync(run: &Run<'_>) {
     let _ = timeout(SYNC_AT_MOST, syncing).await;
 }
 
-/// Begins to freeze what the machine's config says, until `ends` at most. The guard thaws then, whatever we do.
-pub(super) fn begin(run: &mut Run<'_>, ends: Instant) -> Freezing {
-    let mounts: Vec<PathBuf> = run.config.freeze.clone();
+/// Begins to freeze, until `ends` at most. The guard thaws then, whatever we do.
+pub(super) fn begin(run: &mut Run<'_>, mounts: Vec<PathBuf>, ends: Instant) -> Freezing {
     run.record_quietly(Event::Freezing { mounts: mounts.clone() });
     let owner = Owner {
         machine: run.machine.name.clone(),

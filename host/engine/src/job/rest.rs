@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::base::Base;
 use super::error::JobError;
-use super::freeze::{self, FreezeRun, InForce};
+use super::freeze::{self, Asked, FreezeRun, InForce};
 use super::run::Run;
 use super::snapshot::{Known, LoadedHook, context};
 use crate::config::OnFailure;
@@ -75,7 +75,9 @@ impl HookRun {
 
 /// Brings applications to rest, takes the snapshot, and lets them go.
 pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) -> Result<Rested, JobError> {
-    freeze::sync(run).await;
+    if let Asked::These(mounts) = freeze::asked(run, &known.hooks) {
+        freeze::sync(mounts).await;
+    }
     let mut hold = Hold {
         hooks: Vec::new(),
         began: Instant::now(),
@@ -335,13 +337,18 @@ impl Hold {
         hold.into_iter().chain(freeze).min()
     }
 
-    /// Freezes what the machine's config says. Applications are let go at the end of the hold though it is not done yet.
+    /// Freezes what is to be frozen. Applications are let go at the end of the hold though it is not done yet.
     async fn freeze(&mut self, run: &mut Run<'_>, known: &Known) -> Option<InForce> {
-        if run.config.freeze.is_empty() {
-            return None;
-        }
+        let mounts = match freeze::asked(run, &known.hooks) {
+            Asked::These(mounts) => mounts,
+            Asked::Nothing => return None,
+            Asked::Refused(why) => {
+                self.freeze = why;
+                return None;
+            }
+        };
         let ends = self.deadline.min(Instant::now() + run.policy.freeze_at_most);
-        let freezing = freeze::begin(run, ends);
+        let freezing = freeze::begin(run, mounts, ends);
         let mut freezing = pin!(freezing);
         let frozen = if self.hooks.is_empty() {
             freezing.as_mut().await

@@ -5,7 +5,7 @@ use std::time::Duration;
 use coffre_guard::FreezeEnd;
 use coffre_vault::NoteLevel;
 
-use super::world::{FREEZES, Fault, HOOKS, POLICY, World};
+use super::world::{FREEZES, Fault, HOOKS, MACHINE, POLICY, World};
 use crate::job::jobs;
 use crate::journal::JobOutcome;
 use crate::machine::Consistency;
@@ -109,4 +109,53 @@ async fn what_is_frozen_is_thawed_when_the_snapshot_fails_or_panics() {
         }
         world.assert_nothing_is_owed();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hooks_file_says_whether_what_the_machine_names_is_frozen() {
+    for (wants, log) in [
+        (Some(true), &["pre a", "freeze", "take", "thaw", "post a"][..]),
+        (Some(false), &["pre a", "take", "post a"][..]),
+    ] {
+        let world = freezing("hooks = [\"a\"]\n").await;
+        *world.hooks_want_freeze.lock() = wants;
+        // So that what the point is worth without hooks is told.
+        world.fault("pre a", Fault::Fail);
+        let point = world.backup().await.unwrap().point;
+        assert_eq!(disturbing(&world), log);
+        let (reached, reason) = (point.consistency.reached, point.consistency.reason);
+        if wants == Some(true) {
+            assert_eq!(reached, Consistency::FileSystem);
+        } else {
+            assert_eq!(reached, Consistency::Crash);
+            assert!(
+                reason.ends_with("nothing was frozen, as the file of hook a says; a fake"),
+                "{reason}"
+            );
+            let said = point
+                .notes
+                .iter()
+                .find(|note| note.code == "check")
+                .map(|note| &*note.text);
+            let wanted = "what [machine.m] names under `freeze` is not frozen: the file of hook a says that nothing is";
+            assert_eq!(said, Some(wanted));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hooks_file_that_wants_a_freeze_where_nothing_is_named_is_told() {
+    let world = World::with(&format!("{POLICY}{HOOKS}{MACHINE}")).await;
+    *world.hooks_want_freeze.lock() = Some(true);
+    let point = world.backup().await.unwrap().point;
+    let said: Vec<&str> = (point.notes.iter().filter(|note| note.code == "check"))
+        .map(|note| note.text.as_str())
+        .collect();
+    assert_eq!(said.len(), 2, "one for each hook: {said:?}");
+    assert_eq!(
+        said[0],
+        "the file of hook a wants file systems to be frozen, and [machine.m] names none under `freeze`: nothing is frozen but \
+         by the provider"
+    );
+    assert!(!disturbing(&world).contains(&"freeze".to_owned()));
 }

@@ -16,7 +16,9 @@ use super::store::BreakingStore;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::freeze::{Freezer, FrozenMounts};
-use crate::hook::{HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport, SnapshotOutcome};
+use crate::hook::{
+    HookContext, HookFailure, HookFailureKind, HookRunner, HookTerms, PostReport, PreReport, SnapshotOutcome,
+};
 use crate::job::{BackupReport, JobDeps, JobError, backup};
 use crate::journal::JobRecord;
 use crate::machine::{Attachment, Consistency, DiskId, DiskInfo, Extent, Finding, Machine};
@@ -78,6 +80,8 @@ pub struct World {
     held_by: Mutex<Option<String>>,
     /// How a freeze that is thawed had ended; none: it cannot be frozen.
     pub freeze_ends: Mutex<Option<FreezeEnd>>,
+    /// What the hooks' own files say of freezing.
+    pub hooks_want_freeze: Mutex<Option<bool>>,
     pub store: Arc<BreakingStore>,
     hung: Notify,
 }
@@ -134,6 +138,7 @@ impl World {
             kept: Mutex::default(),
             held_by: Mutex::default(),
             freeze_ends: Mutex::new(Some(FreezeEnd::Held)),
+            hooks_want_freeze: Mutex::default(),
             store,
             hung: Notify::new(),
         })
@@ -560,6 +565,13 @@ impl HookRunner for FakeHook {
     async fn check(&self, _: &HookContext) -> Result<Vec<Finding>, HookFailure> {
         self.step("hook-check").await?;
         Ok(Vec::new())
+    }
+
+    fn terms(&self) -> HookTerms {
+        HookTerms {
+            wants_freeze: *self.world.hooks_want_freeze.lock(),
+            ..HookTerms::default()
+        }
     }
 
     fn still_held(&self, job: &str) -> Result<(), HookFailure> {
