@@ -142,7 +142,10 @@ async fn look(
                 "hook `{}` does not say where it runs, and {} is not this host",
                 hook.name, machine.name
             );
-            let hint = format!("add `on = \"host\"` or `on = \"agent\"` to [hook.{}]", hook.name);
+            let hint = format!(
+                "add `on = \"host\"`, `on = \"agent\"` or `on = \"ssh:NAME\"` to [hook.{}]",
+                hook.name
+            );
             checked.errors.push(Report::new(&Complaint::config(text, hint).into()));
         }
     }

@@ -29,6 +29,9 @@ pub struct Config {
     pub machines: BTreeMap<String, MachineConfig>,
     #[serde(rename = "hook")]
     pub hooks: BTreeMap<String, HookConfig>,
+    /// Hosts that hooks run on by ssh.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ssh: BTreeMap<String, SshConfig>,
     #[serde(rename = "plugin")]
     pub plugins: BTreeMap<String, PluginConfig>,
 }
@@ -160,6 +163,9 @@ pub struct MachineConfig {
     pub hooks: Vec<String>,
     /// Mount points on this host, of file systems on the machine's disks, that are frozen around the snapshot.
     pub freeze: Vec<PathBuf>,
+    /// The socket on this host of the guest agent that runs in the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<PathBuf>,
     pub tracking: Tracking,
 }
 
@@ -245,6 +251,21 @@ pub enum HookPlace {
     Host,
     Agent,
     Ssh(String),
+}
+
+/// How a hook reaches the machine that it runs in, by ssh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SshConfig {
+    pub name: String,
+    /// A name or an address.
+    pub address: String,
+    pub port: u16,
+    pub user: String,
+    /// The file of the private key.
+    pub key: PathBuf,
+    /// The only key that the other side may have: its type and the key, as in known_hosts.
+    pub host_key: String,
 }
 
 /// What a failed pre or post means for the backup.

@@ -4,7 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -21,6 +21,7 @@ use coffre_guard::{FreezeError, Guard, GuardConfig, Owner, Proof, prove};
 use coffre_tests::mount::Scratch;
 use coffre_vault::{Encryption, InitOptions, OpenOptions, Point, Store, StoreConfig, StoreOptions, Vault};
 
+use super::guests::{Agent, Sshd};
 use super::kinds::Hook;
 
 const DISK_BYTES: u64 = 64 * 1024;
@@ -40,6 +41,9 @@ pub struct World {
     hold_at_most: &'static str,
     /// What the machine names under `freeze`; the provider then looks whether it takes writes.
     freeze: Option<PathBuf>,
+    /// Started when a hook is to run there.
+    agent: OnceLock<Agent>,
+    sshd: OnceLock<Sshd>,
 }
 
 impl World {
@@ -53,7 +57,17 @@ impl World {
             take: Take::Works,
             hold_at_most: "60s",
             freeze: None,
+            agent: OnceLock::new(),
+            sshd: OnceLock::new(),
         }
+    }
+
+    pub fn agent(&self) -> &Agent {
+        self.agent.get_or_init(|| Agent::start(self.folder.path()))
+    }
+
+    pub fn sshd(&self) -> &Sshd {
+        self.sshd.get_or_init(|| Sshd::start(self.folder.path()))
     }
 
     pub fn taking(self, take: Take) -> Self {
@@ -104,13 +118,19 @@ impl World {
     fn config_with(&self, names: &[&str], tables: &str) -> Config {
         let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
         let freeze = self.freeze.as_ref().map(|mount| format!("freeze = [{mount:?}]\n"));
+        let agent = tables
+            .contains("on = \"agent\"")
+            .then(|| format!("agent = {:?}\n", self.agent().socket));
+        let ssh = tables.contains("on = \"ssh:m\"").then(|| self.sshd().table("m"));
         let text = format!(
             "[coffre]\nstate = \"state\"\nrun = \"run\"\ncache = \"cache\"\nscripts = \"scripts\"\n[vault.v]\nurl = \
              \"vault\"\nencryption = \"none\"\n[policy.p]\nhold-at-most = \"{}\"\n[machine.m]\nprovider = \"fake\"\npolicy \
-             = \"p\"\nhooks = [{}]\n{}{tables}",
+             = \"p\"\nhooks = [{}]\n{}{}{}{tables}",
             self.hold_at_most,
             names.join(", "),
             freeze.unwrap_or_default(),
+            agent.unwrap_or_default(),
+            ssh.unwrap_or_default(),
         );
         let config = Config::parse(&self.path("coffre.toml"), &text);
         config.unwrap_or_else(|error| panic!("{error}\nin\n{text}"))

@@ -123,7 +123,7 @@ async fn a_hooks_file_says_whether_what_the_machine_names_is_frozen() {
         world.fault("pre a", Fault::Fail);
         let point = world.backup().await.unwrap().point;
         assert_eq!(disturbing(&world), log);
-        let (reached, reason) = (point.consistency.reached, point.consistency.reason);
+        let (reached, reason) = (point.consistency.reached, &point.consistency.reason);
         if wants == Some(true) {
             assert_eq!(reached, Consistency::FileSystem);
         } else {

@@ -80,6 +80,8 @@ pub struct World {
     held_by: Mutex<Option<String>>,
     /// How a freeze that is thawed had ended; none: it cannot be frozen.
     pub freeze_ends: Mutex<Option<FreezeEnd>>,
+    /// The provider works from outside the machine.
+    pub runs_outside: Mutex<bool>,
     /// What the hooks' own files say of freezing.
     pub hooks_want_freeze: Mutex<Option<bool>>,
     pub store: Arc<BreakingStore>,
@@ -138,6 +140,7 @@ impl World {
             kept: Mutex::default(),
             held_by: Mutex::default(),
             freeze_ends: Mutex::new(Some(FreezeEnd::Held)),
+            runs_outside: Mutex::default(),
             hooks_want_freeze: Mutex::default(),
             store,
             hung: Notify::new(),
@@ -398,7 +401,7 @@ impl SnapshotProvider for FakeProvider {
             best_consistency: Consistency::Crash,
             one_instant: true,
             tracks_changes: true,
-            runs_outside: false,
+            runs_outside: *self.0.runs_outside.lock(),
             settings_schema: "{}".to_owned(),
         })
     }
