@@ -31,10 +31,16 @@ pub trait Freezer: Send + Sync {
 
 /// File systems that are frozen.
 pub trait FrozenMounts: Send {
+    /// Nobody whom we know of has thawed them.
+    fn holds(&self) -> bool;
     fn thaw(self: Box<Self>) -> Thawed;
 }
 
 impl FrozenMounts for Frozen {
+    fn holds(&self) -> bool {
+        Self::holds(self)
+    }
+
     fn thaw(self: Box<Self>) -> Thawed {
         Self::thaw(*self)
     }

@@ -245,12 +245,22 @@ impl HookKind {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookPlace {
     Host,
     Agent,
     Ssh(String),
+}
+
+impl Serialize for HookPlace {
+    /// As the configuration writes it.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Host => serializer.serialize_str("host"),
+            Self::Agent => serializer.serialize_str("agent"),
+            Self::Ssh(name) => serializer.serialize_str(&format!("ssh:{name}")),
+        }
+    }
 }
 
 /// How a hook reaches the machine that it runs in, by ssh.

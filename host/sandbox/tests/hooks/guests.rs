@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// What no test may ask of an agent: here the machine is this host.
 const NEVER: &str = "guest-shutdown,guest-suspend-disk,guest-suspend-ram,guest-suspend-hybrid,guest-set-user-password,\
-                     guest-set-time,guest-fsfreeze-freeze,guest-set-vcpus,guest-set-memory-blocks";
+                     guest-set-time,guest-fsfreeze-freeze,guest-fsfreeze-freeze-list,guest-fsfreeze-thaw,guest-set-vcpus,guest-set-memory-blocks";
 const START_WITHIN: Duration = Duration::from_secs(20);
 
 /// A process that ends with the test.

@@ -189,10 +189,17 @@ async fn a_hook_that_does_not_say_where_it_runs_is_refused_where_the_provider_is
         let world = World::with(&format!("{POLICY}{hook}{ssh}{machine}")).await;
         *world.runs_outside.lock() = true;
         let result = world.backup().await;
-        assert_eq!(matches!(result, Err(JobError::HookNowhere { .. })), refused, "{on}: {result:?}");
+        assert_eq!(
+            matches!(result, Err(JobError::HookNowhere { .. })),
+            refused,
+            "{on}: {result:?}"
+        );
         if refused {
             let hint = result.unwrap_err().hint().unwrap();
-            assert!(hint.contains("`on = \"agent\"`") && hint.contains("`on = \"ssh:NAME\"`"), "{hint}");
+            assert!(
+                hint.contains("`on = \"agent\"`") && hint.contains("`on = \"ssh:NAME\"`"),
+                "{hint}"
+            );
             assert_eq!(world.take_log(), Vec::<String>::new(), "nothing is disturbed");
         }
     }

@@ -159,3 +159,78 @@ async fn a_hooks_file_that_wants_a_freeze_where_nothing_is_named_is_told() {
     );
     assert!(!disturbing(&world).contains(&"freeze".to_owned()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_hook_froze_counts_where_all_that_the_machine_names_was_frozen() {
+    struct Case {
+        names: &'static str,
+        hook_freezes: &'static [&'static str],
+        thawed_early: bool,
+        log: &'static [&'static str],
+        reached: Consistency,
+        reason: &'static str,
+    }
+    let both = "\"/srv/app\", \"/srv\"";
+    let cases = [
+        Case {
+            names: "\"/srv\"",
+            hook_freezes: &["/srv"],
+            thawed_early: false,
+            log: &["pre a", "take", "post a"],
+            reached: Consistency::FileSystem,
+            reason: "/srv frozen until the snapshot was there",
+        },
+        Case {
+            names: both,
+            hook_freezes: &["/srv/app", "/else"],
+            thawed_early: false,
+            log: &["pre a", "freeze", "take", "thaw", "post a"],
+            reached: Consistency::FileSystem,
+            reason: "/srv/app, /srv frozen until the snapshot was there",
+        },
+        Case {
+            names: both,
+            hook_freezes: &["/srv/app"],
+            thawed_early: true,
+            log: &["pre a", "freeze", "take", "thaw", "post a"],
+            reached: Consistency::Crash,
+            reason: "hook a did not keep /srv/app frozen until the snapshot was there; a fake",
+        },
+        Case {
+            // Nobody has said that this is all that is written to.
+            names: "",
+            hook_freezes: &["/srv"],
+            thawed_early: false,
+            log: &["pre a", "take", "post a"],
+            reached: Consistency::Crash,
+            reason: "a fake",
+        },
+    ];
+    for case in cases {
+        let machine = FREEZES.replace("\"/srv\"", case.names);
+        let world = World::with(&format!("{POLICY}{HOOKS}{machine}hooks = [\"a\"]\n")).await;
+        *world.hooks_declare.lock() = false;
+        *world.hook_freezes.lock() = case.hook_freezes.iter().map(Into::into).collect();
+        *world.hook_is_thawed_early.lock() = case.thawed_early;
+        let point = world.backup().await.unwrap().point;
+        assert_eq!(disturbing(&world), case.log);
+        assert_eq!(point.consistency.reached, case.reached, "{}", point.consistency.reason);
+        assert_eq!(point.consistency.reason, case.reason);
+        assert_eq!(point.frozen_ms.is_some(), !case.names.is_empty());
+        let told = point.notes.iter().any(|note| note.code == "thawed-early");
+        assert_eq!(told, case.thawed_early);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_whose_post_failed_has_kept_nothing_frozen() {
+    let world = freezing("hooks = [\"a\"]\n").await;
+    *world.hook_freezes.lock() = vec!["/srv".into()];
+    world.fault("post a", Fault::Fail);
+    let point = world.backup().await.unwrap().point;
+    assert_eq!(point.consistency.reached, Consistency::Crash);
+    assert_eq!(
+        point.consistency.reason,
+        "post of hook a failed; without hooks: hook a did not keep /srv frozen until the snapshot was there; a fake"
+    );
+}

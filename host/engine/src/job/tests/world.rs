@@ -17,7 +17,8 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::freeze::{Freezer, FrozenMounts};
 use crate::hook::{
-    HookContext, HookFailure, HookFailureKind, HookRunner, HookTerms, PostReport, PreReport, SnapshotOutcome,
+    HookContext, HookFailure, HookFailureKind, HookFreeze, HookRunner, HookTerms, PostReport, PreReport,
+    SnapshotOutcome,
 };
 use crate::job::{BackupReport, JobDeps, JobError, backup};
 use crate::journal::JobRecord;
@@ -82,6 +83,12 @@ pub struct World {
     pub freeze_ends: Mutex<Option<FreezeEnd>>,
     /// The provider works from outside the machine.
     pub runs_outside: Mutex<bool>,
+    /// Hooks say that their application is at rest.
+    pub hooks_declare: Mutex<bool>,
+    /// What hook `a` freezes in its `pre`.
+    pub hook_freezes: Mutex<Vec<PathBuf>>,
+    /// That is thawed by somebody before the snapshot is there.
+    pub hook_is_thawed_early: Mutex<bool>,
     /// What the hooks' own files say of freezing.
     pub hooks_want_freeze: Mutex<Option<bool>>,
     pub store: Arc<BreakingStore>,
@@ -141,6 +148,9 @@ impl World {
             held_by: Mutex::default(),
             freeze_ends: Mutex::new(Some(FreezeEnd::Held)),
             runs_outside: Mutex::default(),
+            hooks_declare: Mutex::new(true),
+            hook_freezes: Mutex::default(),
+            hook_is_thawed_early: Mutex::default(),
             hooks_want_freeze: Mutex::default(),
             store,
             hung: Notify::new(),
@@ -359,6 +369,10 @@ impl Freezer for FakeFreezer {
 }
 
 impl FrozenMounts for FakeFrozen {
+    fn holds(&self) -> bool {
+        true
+    }
+
     fn thaw(self: Box<Self>) -> Thawed {
         self.world.log.lock().push("thaw".to_owned());
         Thawed {
@@ -577,6 +591,18 @@ impl HookRunner for FakeHook {
         }
     }
 
+    fn frozen(&self, _: &str) -> Vec<HookFreeze> {
+        let is_taken = self.world.log.lock().iter().any(|line| line == "take");
+        if self.name != "a" || (is_taken && *self.world.hook_is_thawed_early.lock()) {
+            return Vec::new();
+        }
+        let freeze = |mount: &PathBuf| HookFreeze {
+            mount: mount.clone(),
+            since: std::time::Instant::now(),
+        };
+        self.world.hook_freezes.lock().iter().map(freeze).collect()
+    }
+
     fn still_held(&self, job: &str) -> Result<(), HookFailure> {
         assert_eq!(self.world.held_by.lock().as_deref(), Some(job));
         if self
@@ -595,7 +621,7 @@ impl HookRunner for FakeHook {
         *self.world.held_by.lock() = Some(context.job.clone());
         self.step("pre").await?;
         Ok(PreReport {
-            application_consistent: true,
+            application_consistent: *self.world.hooks_declare.lock(),
             memory: Some(format!("memory of {}", self.name)),
             output: format!("{} rests", self.name),
         })

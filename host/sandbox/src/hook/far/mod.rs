@@ -50,8 +50,8 @@ pub enum Reach {
 enum FarError {
     #[error("the configuration names no guest agent for {machine}")]
     NoAgent { machine: String },
-    #[error("the guest agent at {}: {cause}", path.display())]
-    Agent { path: PathBuf, cause: String },
+    #[error("{cause}")]
+    Agent { cause: String },
     #[error("the guest agent at {} does not run commands: guest-exec is blocked there", path.display())]
     Blocked { path: PathBuf },
     #[error("the guest agent at {} answers nothing", path.display())]

@@ -184,6 +184,56 @@ mod tests {
         assert_eq!(quoted("a'b $(c)\n"), r"'a'\''b $(c)".to_owned() + "\n'");
     }
 
+    /// What `/bin/sh` is differs: dash on Debian, bash on RHEL.
+    #[test]
+    fn the_side_does_the_same_in_every_shell() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("hook");
+        let text = "#!/bin/sh\nprintf '[%s]' \"$@\" \"$COFFRE_X\"; cat \"$COFFRE_MEMORY\" \"$COFFRE_SECRETS/key\"\n\
+                    echo more >> \"$COFFRE_MEMORY\"; setsid sleep 300 & [ \"$2\" = ends ] || sleep 300; exit 3\n";
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        for shell in ["/bin/dash", "/bin/bash"] {
+            for word in ["ends", "hangs"] {
+                let asked = Asked {
+                    phase: Phase::Pre,
+                    program: &program,
+                    arguments: &[word.to_owned(), String::new(), "it's $(x)".to_owned()],
+                    environment: &[("COFFRE_X".to_owned(), "a\nb'".to_owned())],
+                    facts: "{}",
+                    memory: "old\n",
+                    secrets: &[("key".to_owned(), "hunter2".to_owned())],
+                    time: Duration::from_secs(if word == "ends" { 30 } else { 1 }),
+                    watch_input: false,
+                };
+                let (mark, script) = asked.script();
+                let mut child = std::process::Command::new(shell)
+                    .arg("-s")
+                    .stdin(std::process::Stdio::piped())
+                    .stdout(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                let mut stdin = child.stdin.take().unwrap();
+                std::io::Write::write_all(&mut stdin, script.as_bytes()).unwrap();
+                drop(stdin);
+                let output = child.wait_with_output().unwrap();
+                let answer = Answer::read(&mark, &output.stdout);
+                let Some(Answer::Ended(report)) = answer else {
+                    panic!("{shell} {word}: {answer:?} {output:?}");
+                };
+                assert_eq!(report.was_late, word == "hangs", "{shell}");
+                assert!(report.status == 3 || word == "hangs", "{shell}: {report:?}");
+                assert_eq!(
+                    String::from_utf8_lossy(&report.stdout.bytes),
+                    format!("[pre][{word}][][it's $(x)][a\nb']old\nhunter2"),
+                    "{shell}"
+                );
+                assert_eq!(report.memory, b"old\nmore\n", "{shell}");
+                assert_eq!(report.left, "", "{shell}");
+            }
+        }
+    }
+
     #[test]
     fn a_report_that_is_cut_anywhere_is_none() {
         let whole = "m here\nm started\nm status 3\nm late no\nm stdout 5 YQ==\nm stderr 0 \nm memory eA==\nm attached bg== eQ==\nm end\n";
