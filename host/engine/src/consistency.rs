@@ -5,6 +5,7 @@
 //! `file-system` (frozen all the while, by the provider or by us, or the machine is off) or `crash`. A hook with `on-failure = "warn"` changes
 //! nothing when it fails.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::OnFailure;
@@ -31,7 +32,7 @@ pub enum FreezeFact<'a> {
     #[default]
     NotAsked,
     /// From before the snapshot until it was there; what was frozen.
-    Held(&'a str),
+    Held(&'a [PathBuf]),
     /// Not all the while; why, as a clause.
     Not(&'a str),
 }
@@ -42,12 +43,17 @@ impl Facts<'_> {
         match self.freeze {
             FreezeFact::Held(what) if self.provider < Consistency::FileSystem => (
                 Consistency::FileSystem,
-                format!("{what} frozen until the snapshot was there"),
+                format!("{} frozen until the snapshot was there", listed(what)),
             ),
             FreezeFact::Not(why) => (self.provider, format!("{why}; {}", self.provider_reason)),
             FreezeFact::Held(_) | FreezeFact::NotAsked => (self.provider, self.provider_reason.to_owned()),
         }
     }
+}
+
+fn listed(mounts: &[PathBuf]) -> String {
+    let mounts: Vec<String> = mounts.iter().map(|mount| mount.display().to_string()).collect();
+    mounts.join(", ")
 }
 
 /// What one hook did.
@@ -244,7 +250,8 @@ mod tests {
             lost: false,
             post_failed: false,
         };
-        let held = FreezeFact::Held("/srv");
+        let srv = [PathBuf::from("/srv")];
+        let held = FreezeFact::Held(&srv);
         let not = FreezeFact::Not("/srv was thawed too early");
         let table = [
             (

@@ -10,6 +10,7 @@ use coffre_guard::{FreezeError, Frozen, Guard, Owner, Protected, Thawed};
 
 use crate::config::{Config, MachineConfig};
 use crate::error_chain::Chain;
+use crate::hook::HookRunner;
 use crate::machine::{Finding, FindingLevel};
 
 /// Freezes file systems. Its calls block.
@@ -30,10 +31,16 @@ pub trait Freezer: Send + Sync {
 
 /// File systems that are frozen.
 pub trait FrozenMounts: Send {
+    /// Nobody whom we know of has thawed them.
+    fn holds(&self) -> bool;
     fn thaw(self: Box<Self>) -> Thawed;
 }
 
 impl FrozenMounts for Frozen {
+    fn holds(&self) -> bool {
+        Self::holds(self)
+    }
+
     fn thaw(self: Box<Self>) -> Thawed {
         Self::thaw(*self)
     }
@@ -95,10 +102,46 @@ fn protected(config: &Config) -> Vec<Protected> {
     all
 }
 
-/// What stands in the way of freezing what a machine's configuration says, before anything is disturbed.
-pub fn check(freezer: &dyn Freezer, machine: &MachineConfig) -> Vec<Finding> {
+/// The hook whose own file says that nothing is to be frozen. Where another one's says the opposite, that counts: what is
+/// frozen for nothing does no harm, and a promise that is not kept does.
+pub fn refused_by<'a>(hooks: impl IntoIterator<Item = &'a dyn HookRunner>) -> Option<&'a str> {
+    let mut refused = None;
+    for hook in hooks {
+        match hook.terms().wants_freeze {
+            Some(true) => return None,
+            Some(false) => refused = refused.or(Some(hook.name())),
+            None => {}
+        }
+    }
+    refused
+}
+
+/// What stands in the way of freezing what a machine's configuration and its hooks' files say, before anything is disturbed.
+pub fn check(freezer: &dyn Freezer, machine: &MachineConfig, hooks: &[&dyn HookRunner]) -> Vec<Finding> {
     if machine.freeze.is_empty() {
-        return Vec::new();
+        let wants = hooks.iter().filter(|hook| hook.terms().wants_freeze == Some(true));
+        return wants
+            .map(|hook| Finding {
+                level: FindingLevel::Note,
+                disk: None,
+                text: format!(
+                    "the file of hook {} wants file systems to be frozen, and [machine.{}] names none under `freeze`: nothing \
+                     is frozen but by the provider",
+                    hook.name(),
+                    machine.name
+                ),
+            })
+            .collect();
+    }
+    if let Some(hook) = refused_by(hooks.iter().copied()) {
+        return vec![Finding {
+            level: FindingLevel::Warning,
+            disk: None,
+            text: format!(
+                "what [machine.{}] names under `freeze` is not frozen: the file of hook {hook} says that nothing is",
+                machine.name
+            ),
+        }];
     }
     let looked = freezer.look(&machine.freeze).err().map(|error| {
         let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();

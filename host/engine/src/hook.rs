@@ -1,8 +1,9 @@
 //! The seam to hooks, which bring applications to rest before a snapshot and let them go after it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use coffre_guard::Guard;
@@ -149,8 +150,16 @@ pub struct HookTerms {
     /// Attempts of `post` beside the first.
     pub post_retries: u32,
     pub on_failure: Option<OnFailure>,
-    /// File systems are to be frozen after the last `pre`, until the snapshot is there.
-    pub wants_freeze: bool,
+    /// Whether what the machine's config names under `freeze` is frozen after the last `pre`, until the snapshot is there.
+    /// None: it says nothing of that, and the config alone counts.
+    pub wants_freeze: Option<bool>,
+}
+
+/// A file system that a hook has frozen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookFreeze {
+    pub mount: PathBuf,
+    pub since: Instant,
 }
 
 /// One hook of one machine.
@@ -175,6 +184,12 @@ pub trait HookRunner: Send + Sync {
     /// snapshot is done and before any `post`: what was lost until then makes the application's rest worth nothing.
     fn still_held(&self, _job: &str) -> Result<(), HookFailure> {
         Ok(())
+    }
+    /// The file systems that this job's `pre` has frozen and that are frozen still, as far as is known. Asked after the last
+    /// `pre` (the job does not freeze those itself), and again once the snapshot is done. A `post` that finds that one was
+    /// thawed too early fails.
+    fn frozen(&self, _job: &str) -> Vec<HookFreeze> {
+        Vec::new()
     }
     async fn pre(&self, context: &HookContext) -> Result<PreReport, HookFailure>;
     async fn post(

@@ -28,7 +28,8 @@ pub mod transfer;
 pub use clock::{Clock, SystemClock};
 pub use error_chain::Chain;
 pub use hook::{
-    HookContext, HookFailure, HookFailureKind, HookRunner, HookTerms, PostReport, PreReport, SnapshotOutcome, SoFar,
+    HookContext, HookFailure, HookFailureKind, HookFreeze, HookRunner, HookTerms, PostReport, PreReport,
+    SnapshotOutcome, SoFar,
 };
 pub use machine::{Attachment, Consistency, DiskId, DiskInfo, Extent, Finding, FindingLevel, Machine, OsFamily};
 pub use provider::{

@@ -1,6 +1,6 @@
 //! A host that owes something and waits, for tests that kill it. It says on stdout what it has done.
 //!
-//! `host RUN STATE freeze MILLISECONDS MOUNT… | tree | command FILE`
+//! `host RUN STATE freeze MILLISECONDS MOUNT… | agent MILLISECONDS SOCKET | tree | command FILE`
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coffre_guard::tree::{MARKER_NAME, Marker};
-use coffre_guard::{Debt, Guard, GuardConfig, Owner};
+use coffre_guard::{Debt, Guard, GuardConfig, Outcome, Owner};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -72,6 +72,17 @@ fn main() {
             let _owed = guard.owe(&owner, &debt, hour).unwrap();
             say("owed");
             std::thread::sleep(Duration::from_secs(300));
+        }
+        "agent" => {
+            let debt = Debt::AgentThaw {
+                socket: rest[1].clone().into(),
+            };
+            let deadline = Instant::now() + Duration::from_millis(rest[0].parse().unwrap());
+            let owed = guard.owe(&owner, &debt, deadline).unwrap();
+            say("owed");
+            let mut line = String::new();
+            let _ = std::io::stdin().read_line(&mut line);
+            say(&format!("{:?}", owed.paid(Outcome::Thawed)));
         }
         other => panic!("no mode {other}"),
     }

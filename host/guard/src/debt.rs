@@ -31,6 +31,8 @@ impl fmt::Display for Device {
 pub enum Debt {
     /// A file system is frozen, or about to be.
     Thaw { mount: PathBuf, device: Device },
+    /// The file systems in a machine are frozen by its guest agent, or about to be; its socket on this host.
+    AgentThaw { socket: PathBuf },
     /// Every process that carries this marker in its environment, and everything below those, is to end.
     EndTree { marker: String },
     /// A command is to run, as `KILL id` for a lock that outlives its session. The environment is fixed (PATH, HOME, LANG)
@@ -43,10 +45,11 @@ pub enum Debt {
 }
 
 impl Debt {
-    /// Whether a power cut pays it: freezes and processes end with the kernel.
+    /// Whether a power cut pays it: freezes and processes end with the kernel, and so does a machine that has its agent's
+    /// socket here.
     pub fn ends_with_the_kernel(&self) -> bool {
         match self {
-            Self::Thaw { .. } | Self::EndTree { .. } => true,
+            Self::Thaw { .. } | Self::AgentThaw { .. } | Self::EndTree { .. } => true,
             Self::Command { .. } => false,
         }
     }
@@ -57,6 +60,7 @@ impl fmt::Display for Debt {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Thaw { mount, .. } => write!(out, "thaw {}", mount.display()),
+            Self::AgentThaw { socket } => write!(out, "thaw the machine whose agent is at {}", socket.display()),
             Self::EndTree { marker } => write!(out, "end the processes of the run {marker}"),
             Self::Command { arguments, .. } => write!(out, "run {}", arguments.join(" ")),
         }

@@ -307,6 +307,12 @@ impl Frozen {
         self.deadline
     }
 
+    /// Whether neither the guard nor we for want of one have thawed them. That somebody else has is seen when they are thawed.
+    pub fn holds(&self) -> bool {
+        let gone = |one: &One| one.owed.as_ref().is_none_or(Owed::guard_is_gone);
+        !self.is_over && Instant::now() < self.deadline && !self.mounts.iter().any(gone)
+    }
+
     /// What is frozen: mount point and type of the file system.
     pub fn mounts(&self) -> Vec<(PathBuf, String)> {
         self.mounts

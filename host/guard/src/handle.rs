@@ -25,6 +25,7 @@ use crate::clock::at_ns;
 use crate::debt::{Debt, Outcome, Owner, Payer, Why};
 use crate::ioctl;
 use crate::ledger::{Ledger, LedgerError, Line};
+use crate::pay;
 use crate::peer;
 use crate::wire::{self, Code, Hello, Kind, Message, Shelter, TEXT_AT_MOST_BYTES, Tag, VERSION};
 
@@ -124,6 +125,8 @@ pub(crate) struct Link {
 struct Standing {
     durable: bool,
     mount: Option<OwnedFd>,
+    /// To thaw by the guest agent.
+    by_agent: Option<Debt>,
     /// It has been paid because the guard went away.
     settled: bool,
 }
@@ -238,6 +241,7 @@ impl Guard {
         })?;
         let kind = match debt {
             Debt::Thaw { .. } => Kind::Thaw,
+            Debt::AgentThaw { .. } => Kind::AgentThaw,
             Debt::EndTree { .. } => Kind::EndTree,
             Debt::Command { .. } => Kind::Command,
         };
@@ -264,6 +268,7 @@ impl Guard {
         let standing = Standing {
             durable,
             mount,
+            by_agent: matches!(debt, Debt::AgentThaw { .. }).then(|| debt.clone()),
             settled: false,
         };
         locked(&link.owed).insert(id, standing);
@@ -407,8 +412,23 @@ impl Link {
         }
     }
 
-    /// Thaws everything, the last frozen first. Process trees and commands are ended and run by those who wait for them.
+    /// Thaws everything, the last frozen first, what is here before what is in machines: that may take seconds. Process trees and commands are ended and run by those who wait for them.
     fn pay_at_once(&self) {
+        self.thaw_at_once();
+        for (id, standing) in locked(&self.owed).iter_mut().rev() {
+            let Some(debt) = standing.by_agent.as_ref().filter(|_| !standing.settled) else {
+                continue;
+            };
+            // One that does not work stays owed in the ledger.
+            if let Ok(outcome) = pay::pay(debt) {
+                standing.settled = true;
+                let line = Line::paid(*id, Payer::Host, Why::GuardGone, outcome);
+                let _ = self.volatile.append(&line);
+            }
+        }
+    }
+
+    fn thaw_at_once(&self) {
         for _ in 0..THAW_ATTEMPTS {
             let mut again = false;
             for (id, standing) in locked(&self.owed).iter_mut().rev() {

@@ -8,10 +8,12 @@
 //! ```text
 //! handle    the host's side: Guard, Owed            freeze   freezing with refusals, order and deadline
 //! wire      what host and guard say                 program  the guard itself
+//! agent     talks to the guest agent in a machine
 //! ledger    what is owed, on /run and in the state  settle   paying at a start, and showing that writes work (prove)
 //! ```
 //! This crate knows no job, no plugin and no runtime: it must start in milliseconds and be read in an hour.
 
+pub mod agent;
 mod clock;
 #[cfg(test)]
 mod counting;

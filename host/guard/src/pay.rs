@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::agent;
 use crate::debt::{Debt, Outcome};
 use crate::tree::{self, MARKER_NAME, Marker};
 
@@ -13,6 +14,9 @@ pub(crate) const KILLED_WITHIN: Duration = Duration::from_secs(3);
 /// Tries of a command that fails, and the pause between them: a database that restarts is back by then.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a guest agent is tried: its socket serves one at a time, and whoever had it may just be ending.
+const AGENT_WITHIN: Duration = Duration::from_secs(20);
+const AGENT_PAUSE: Duration = Duration::from_millis(200);
 /// Of a command's output, for the message that says why it failed.
 const OUTPUT_KEPT_BYTES: usize = 2 * 1024;
 const STEP: Duration = Duration::from_millis(5);
@@ -50,7 +54,26 @@ pub(crate) fn pay(debt: &Debt) -> Result<Outcome, String> {
                 attempt += 1;
             }
         }
+        Debt::AgentThaw { socket } => {
+            let give_up = Instant::now() + AGENT_WITHIN;
+            loop {
+                match agent::thaw(socket, give_up) {
+                    Ok(0) => return Ok(Outcome::NotFrozen),
+                    Ok(_) => return Ok(Outcome::Thawed),
+                    Err(error) if Instant::now() + AGENT_PAUSE >= give_up => return Err(chain(&error)),
+                    Err(_) => std::thread::sleep(AGENT_PAUSE),
+                }
+            }
+        }
         Debt::Thaw { mount, .. } => Err(format!("{} was not opened to be thawed", mount.display())),
+    }
+}
+
+/// An error and its causes, in a line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
     }
 }
 

@@ -65,6 +65,14 @@ impl std::fmt::Display for Settlement {
                 match (debt, outcome) {
                     (Debt::Thaw { mount, .. }, Outcome::Thawed) => write!(out, "{} was thawed", mount.display())?,
                     (Debt::Thaw { mount, .. }, _) => write!(out, "{} was not frozen any more", mount.display())?,
+                    (Debt::AgentThaw { socket }, Outcome::Thawed) => {
+                        write!(out, "the machine whose agent is at {} was thawed", socket.display())?
+                    }
+                    (Debt::AgentThaw { socket }, _) => write!(
+                        out,
+                        "the machine whose agent is at {} was not frozen any more",
+                        socket.display()
+                    )?,
                     (Debt::EndTree { .. }, Outcome::Ended { processes: 0 }) => {
                         write!(out, "a command had ended with all it had started")?
                     }
@@ -167,7 +175,7 @@ pub fn settle(config: &GuardConfig) -> Found {
     for thaws in [true, false] {
         for ((ledger, read), ends) in taken.iter().zip(&mut ends) {
             for (id, entry) in read.entries.iter().rev() {
-                if matches!(entry.debt, Debt::Thaw { .. }) == thaws {
+                if matches!(entry.debt, Debt::Thaw { .. } | Debt::AgentThaw { .. }) == thaws {
                     ends.extend(one(config, ledger, *id, entry, read.boot == boot));
                 }
             }

@@ -50,6 +50,7 @@ pub(crate) enum Kind {
     Thaw = 1,
     EndTree = 2,
     Command = 3,
+    AgentThaw = 4,
 }
 
 /// What the guard answers.
@@ -133,6 +134,7 @@ impl Inbox {
             1 => Kind::Thaw,
             2 => Kind::EndTree,
             3 => Kind::Command,
+            4 => Kind::AgentThaw,
             _ => return None,
         };
         Some(Message {

@@ -71,6 +71,8 @@ pub struct Command {
     pub environment: Vec<(String, String)>,
     /// Given to its standard input, which is then closed.
     pub input: Vec<u8>,
+    /// Its standard input, if it was given anything, stays open until then.
+    pub input_open_until: Option<Instant>,
     /// How many bytes of each output are kept.
     pub keep_bytes: usize,
     /// When the whole process tree dies.
@@ -91,6 +93,7 @@ impl Command {
             arguments: Vec::new(),
             environment: Vec::new(),
             input: Vec::new(),
+            input_open_until: None,
             keep_bytes: KEPT_OUTPUT_BYTES,
             deadline: Instant::now() + timeout,
             cancelled: None,
@@ -421,6 +424,7 @@ fn let_go(child: &mut Child, keeper: Pid) -> Option<i32> {
 struct Pipes<'a> {
     stdin: Option<std::process::ChildStdin>,
     input: &'a [u8],
+    input_open_until: Option<Instant>,
     stdout: Reading<std::process::ChildStdout>,
     stderr: Reading<std::process::ChildStderr>,
     keep_bytes: usize,
@@ -437,6 +441,7 @@ impl<'a> Pipes<'a> {
         let pipes = Self {
             stdin: child.stdin.take(),
             input: &command.input,
+            input_open_until: command.input_open_until,
             stdout: Reading {
                 pipe: child.stdout.take(),
                 kept: Kept::default(),
@@ -469,7 +474,9 @@ impl<'a> Pipes<'a> {
             tv_nsec: i64::from(pause.subsec_nanos()),
         };
         let mut waiting = Vec::with_capacity(3);
-        if let Some(pipe) = &self.stdin {
+        if let Some(pipe) = &self.stdin
+            && !self.input.is_empty()
+        {
             waiting.push(PollFd::new(pipe, PollFlags::OUT));
         }
         if let Some(pipe) = &self.stdout.pipe {
@@ -479,7 +486,10 @@ impl<'a> Pipes<'a> {
             waiting.push(PollFd::new(pipe, PollFlags::IN));
         }
         match poll(&mut waiting, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
+            Ok(0) | Err(rustix::io::Errno::INTR) => {
+                self.feed();
+                return Ok(false);
+            }
             Ok(_) => {}
             Err(error) => return Err(error),
         }
@@ -498,7 +508,7 @@ impl<'a> Pipes<'a> {
                 Err(_) => self.input = &[],
             }
         }
-        if self.input.is_empty() {
+        if self.input.is_empty() && self.input_open_until.is_none_or(|until| Instant::now() >= until) {
             self.stdin = None;
         }
     }

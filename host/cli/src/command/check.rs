@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use coffre_engine::config::{Config, MachineConfig};
 use coffre_engine::freeze;
-use coffre_engine::{DiskId, DiskInfo, Finding, FindingLevel, HookContext, ProviderIdentity, SnapshotProvider, SoFar};
+use coffre_engine::{
+    DiskId, DiskInfo, Finding, FindingLevel, HookContext, HookRunner, ProviderIdentity, SnapshotProvider, SoFar,
+};
 use coffre_guard::Guard;
 use coffre_sandbox::PluginCatalog;
 use serde::Serialize;
@@ -140,7 +142,10 @@ async fn look(
                 "hook `{}` does not say where it runs, and {} is not this host",
                 hook.name, machine.name
             );
-            let hint = format!("add `on = \"host\"` or `on = \"agent\"` to [hook.{}]", hook.name);
+            let hint = format!(
+                "add `on = \"host\"`, `on = \"agent\"` or `on = \"ssh:NAME\"` to [hook.{}]",
+                hook.name
+            );
             checked.errors.push(Report::new(&Complaint::config(text, hint).into()));
         }
     }
@@ -162,7 +167,8 @@ async fn look(
         checked.add(None, vec![blocking("there is no disk to back up")]);
     }
     checked.add(None, parts.provider.check(&told, &selected).await?);
-    checked.add(None, freeze::check(&*parts.freezer, machine));
+    let runners: Vec<&dyn HookRunner> = parts.hooks.iter().map(|hook| &**hook).collect();
+    checked.add(None, freeze::check(&*parts.freezer, machine, &runners));
     checked.add(None, freeze::check_guard(Some(guard), machine));
     let policy = config.policy_of(machine);
     for hook in &parts.hooks {

@@ -18,7 +18,7 @@ mod tests;
 pub use error::{ConfigError, Problem};
 pub use model::{
     Config, DiskSelection, Folders, GrantTable, HookConfig, HookKind, HookPlace, Keep, KeyConfig, KeyKind,
-    MachineConfig, OnFailure, PluginConfig, PolicyConfig, StoreSettings, Tracking, UnknownName, VaultConfig,
+    MachineConfig, OnFailure, PluginConfig, PolicyConfig, SshConfig, StoreSettings, Tracking, UnknownName, VaultConfig,
 };
 pub use words::{HOOK_GRANTS, PLUGIN_GRANTS, Pattern, parse_duration, shown_duration};
 

@@ -30,6 +30,9 @@ pub struct Config {
     pub machines: BTreeMap<String, MachineConfig>,
     #[serde(rename = "hook")]
     pub hooks: BTreeMap<String, HookConfig>,
+    /// Hosts that hooks run on by ssh.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ssh: BTreeMap<String, SshConfig>,
     #[serde(rename = "plugin")]
     pub plugins: BTreeMap<String, PluginConfig>,
 }
@@ -164,6 +167,9 @@ pub struct MachineConfig {
     pub hooks: Vec<String>,
     /// Mount points on this host, of file systems on the machine's disks, that are frozen around the snapshot.
     pub freeze: Vec<PathBuf>,
+    /// The socket on this host of the guest agent that runs in the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<PathBuf>,
     pub tracking: Tracking,
 }
 
@@ -243,12 +249,37 @@ impl HookKind {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookPlace {
     Host,
     Agent,
     Ssh(String),
+}
+
+impl Serialize for HookPlace {
+    /// As the configuration writes it.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Host => serializer.serialize_str("host"),
+            Self::Agent => serializer.serialize_str("agent"),
+            Self::Ssh(name) => serializer.serialize_str(&format!("ssh:{name}")),
+        }
+    }
+}
+
+/// How a hook reaches the machine that it runs in, by ssh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SshConfig {
+    pub name: String,
+    /// A name or an address.
+    pub address: String,
+    pub port: u16,
+    pub user: String,
+    /// The file of the private key.
+    pub key: PathBuf,
+    /// The only key that the other side may have: its type and the key, as in known_hosts.
+    pub host_key: String,
 }
 
 /// What a failed pre or post means for the backup.

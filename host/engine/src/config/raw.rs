@@ -23,6 +23,8 @@ pub(super) struct File {
     #[serde(default)]
     pub hook: Named<Hook>,
     #[serde(default)]
+    pub ssh: Named<Ssh>,
+    #[serde(default)]
     pub plugin: Named<Plugin>,
 }
 
@@ -117,6 +119,7 @@ pub(super) struct Machine {
     pub hooks: Vec<Spanned<String>>,
     #[serde(default)]
     pub freeze: Vec<Spanned<String>>,
+    pub agent: Word,
     pub tracking: Word,
 }
 
@@ -142,6 +145,16 @@ pub(super) struct Hook {
     pub on_failure: Word,
     pub settings: Option<Spanned<toml::Table>>,
     pub grant: Option<Spanned<Grants>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Ssh {
+    pub address: Word,
+    pub port: Option<Spanned<u32>>,
+    pub user: Word,
+    pub key: Word,
+    pub host_key: Word,
 }
 
 #[derive(Deserialize)]

@@ -448,3 +448,81 @@ proptest::proptest! {
         reads_or_explains(&content);
     }
 }
+
+#[test]
+fn a_hook_runs_in_the_machine_only_where_it_is_said_how_that_is_reached() {
+    const VAULT: &str = "[vault.v]\nurl = \"/v\"\nencryption = \"none\"\n";
+    const HOOK: &str = "[hook.a]\nkind = \"exec\"\nfile = \"/opt/a\"\n";
+    const SSH: &str = "[ssh.web]\naddress = \"web.example.org\"\nuser = \"root\"\nkey = \"key\"\n";
+    insta::assert_snapshot!(said(&format!("{HOOK}on = \"ssh:web\"\n")), @r#"
+    /etc/coffre/coffre.toml:4:6: there is no [ssh.web] table
+      |
+    4 | on = "ssh:web"
+      |      ^^^^^^^^^
+    hint: the config says of no host how it is reached: add a [ssh.web] table
+    "#);
+    insta::assert_snapshot!(
+        said(&format!("{HOOK}on = \"ssh:wep\"\n{SSH}host-key = \"ssh-ed25519 AAAAC3\"\n")),
+        @r#"
+    /etc/coffre/coffre.toml:4:6: there is no [ssh.wep] table
+      |
+    4 | on = "ssh:wep"
+      |      ^^^^^^^^^
+    hint: did you mean `web`?
+    "#
+    );
+    insta::assert_snapshot!(said(&format!("{SSH}host-key = \"AAAAC3\"\n")), @r#"
+    /etc/coffre/coffre.toml:5:12: not the public key of a host
+      |
+    5 | host-key = "AAAAC3"
+      |            ^^^^^^^^
+    hint: the machine's /etc/ssh/ssh_host_ed25519_key.pub has it, as in "ssh-ed25519 AAAA…"
+    "#);
+    insta::assert_snapshot!(said(&format!("{SSH}host-key = \"ssh-ed25519 AAAAC3\"\nport = 0\n")), @r#"
+    /etc/coffre/coffre.toml:6:8: a port is at least 1 and at most 65535
+      |
+    6 | port = 0
+      |        ^
+    "#);
+    let option = SSH.replace("web.example.org", "-oProxyCommand=x");
+    insta::assert_snapshot!(said(&format!("{option}host-key = \"ssh-ed25519 AAAAC3\"\n")), @r#"
+    /etc/coffre/coffre.toml:2:11: `-oProxyCommand=x` is not an address
+      |
+    2 | address = "-oProxyCommand=x"
+      |           ^^^^^^^^^^^^^^^^^^
+    "#);
+    insta::assert_snapshot!(said("[hook.a]\nkind = \"rhai\"\nfile = \"a.rhai\"\non = \"agent\"\n"), @r#"
+    /etc/coffre/coffre.toml:4:6: a hook of the kind rhai runs on this host; in the machine programs can run
+      |
+    4 | on = "agent"
+      |      ^^^^^^^
+    hint: use kind = "exec", whose file is a program in the machine
+    "#);
+    insta::assert_snapshot!(said("[hook.a]\nkind = \"exec\"\nfile = \"a\"\non = \"agent\"\n"), @r#"
+    /etc/coffre/coffre.toml:3:8: a program in the machine is named by its absolute path there
+      |
+    3 | file = "a"
+      |        ^^^
+    "#);
+    insta::assert_snapshot!(
+        said(&format!("{VAULT}{HOOK}on = \"agent\"\n[machine.m]\nprovider = \"p\"\nhooks = [\"a\"]\n")),
+        @r#"
+    /etc/coffre/coffre.toml:10:10: hook `a` runs by the guest agent, and `m` names none
+       |
+    10 | hooks = ["a"]
+       |          ^^^
+    hint: add a line like: agent = "/run/qemu/web01.qga", the agent's socket on this host
+    "#
+    );
+    let config = parse(&format!(
+        "{VAULT}{HOOK}on = \"ssh:web\"\n{SSH}host-key = \"ssh-ed25519 AAAAC3 root@web\"\n[machine.m]\nprovider = \"p\"\nagent = \"a.sock\"\n"
+    ))
+    .unwrap_or_else(|error| panic!("{error}"));
+    let web = &config.ssh["web"];
+    assert_eq!((web.port, web.host_key.as_str()), (22, "ssh-ed25519 AAAAC3"));
+    assert_eq!(web.key, Path::new("/etc/coffre/key"));
+    assert_eq!(
+        config.machines["m"].agent.as_deref(),
+        Some(Path::new("/etc/coffre/a.sock"))
+    );
+}

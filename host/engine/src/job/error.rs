@@ -132,7 +132,9 @@ impl JobError {
             Self::State(error) | Self::Journal(JournalError::State(error)) => error.hint(),
             Self::Provider { source, .. } => source.hint.clone(),
             Self::Hook { source, .. } => source.hint.clone(),
-            Self::HookNowhere { hook, .. } => Some(format!("add `on = \"host\"` or `on = \"agent\"` to [hook.{hook}]")),
+            Self::HookNowhere { hook, .. } => Some(format!(
+                "add `on = \"host\"`, `on = \"agent\"` or `on = \"ssh:NAME\"` to [hook.{hook}]"
+            )),
             Self::BadAnswer { provider, .. } => Some(format!(
                 "nothing was stored; this is a fault of the plugin {provider}: use another version of it"
             )),

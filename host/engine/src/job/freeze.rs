@@ -12,9 +12,11 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use super::run::Run;
+use super::snapshot::LoadedHook;
 use crate::consistency::FreezeFact;
 use crate::error_chain::Chain;
-use crate::freeze::FrozenMounts;
+use crate::freeze::{FrozenMounts, refused_by};
+use crate::hook::HookFreeze;
 use crate::journal::Event;
 
 /// We thaw so much before the guard does, so that it is one of us that does it.
@@ -23,17 +25,50 @@ const BEFORE_THE_GUARD: Duration = Duration::from_millis(250);
 const SYNC_AT_MOST: Duration = Duration::from_secs(30);
 
 /// What became of a freeze.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum FreezeRun {
     #[default]
     NotAsked,
     /// From before the snapshot until it was there.
-    Held { what: String, frozen: Duration },
+    Held { what: Vec<PathBuf>, frozen: Duration },
     /// Not all the while, or not at all.
     Not { why: String, frozen: Option<Duration> },
 }
 
 impl FreezeRun {
+    /// Together with what hooks have frozen until now: everything that the machine names was frozen until the snapshot was
+    /// there, or it is said why not. `fails`: the hook's `post`, which thaws, has failed.
+    pub fn with(self, by_hooks: &[ByHook], fails: impl Fn(&str) -> bool) -> Self {
+        let broke = by_hooks.iter().find(|by| by.broke || fails(&by.hook));
+        let longest = by_hooks.iter().map(|by| by.freeze.since.elapsed()).max();
+        let Some(longest) = longest else { return self };
+        if let (Some(broke), Self::NotAsked | Self::Held { .. }) = (broke, &self) {
+            return Self::Not {
+                why: format!(
+                    "hook {} did not keep {} frozen until the snapshot was there",
+                    broke.hook,
+                    broke.freeze.mount.display()
+                ),
+                frozen: Some(longest),
+            };
+        }
+        let mut all: Vec<PathBuf> = by_hooks.iter().map(|by| by.freeze.mount.clone()).collect();
+        match self {
+            Self::NotAsked => Self::Held {
+                what: all,
+                frozen: longest,
+            },
+            Self::Held { what, frozen } => {
+                all.extend(what);
+                Self::Held {
+                    what: all,
+                    frozen: longest.max(frozen),
+                }
+            }
+            not => not,
+        }
+    }
+
     pub fn fact(&self) -> FreezeFact<'_> {
         match self {
             Self::NotAsked => FreezeFact::NotAsked,
@@ -51,6 +86,37 @@ impl FreezeRun {
     }
 }
 
+/// A file system that the machine names and a hook has frozen.
+pub(super) struct ByHook {
+    pub hook: String,
+    pub freeze: HookFreeze,
+    /// It was not frozen until the snapshot was there.
+    pub broke: bool,
+}
+
+/// Which of these hooks have frozen.
+pub(super) fn by_hooks(run: &Run<'_>, hooks: &[LoadedHook], mounts: &[PathBuf]) -> Vec<ByHook> {
+    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let named: Vec<PathBuf> = mounts.iter().map(real).collect();
+    let mut found = Vec::new();
+    for hook in hooks {
+        let frozen = hook.runner.frozen(&run.id).into_iter();
+        found.extend(frozen.filter_map(|freeze| {
+            let at = named.iter().position(|mount| *mount == real(&freeze.mount))?;
+            Some(ByHook {
+                hook: hook.config.name.clone(),
+                // As the machine names it.
+                freeze: HookFreeze {
+                    mount: mounts[at].clone(),
+                    ..freeze
+                },
+                broke: false,
+            })
+        }));
+    }
+    found
+}
+
 /// A freeze in force.
 pub(super) struct InForce {
     frozen: Box<dyn FrozenMounts>,
@@ -61,9 +127,30 @@ pub(super) struct InForce {
 type Freezing = JoinHandle<Result<Box<dyn FrozenMounts>, FreezeError>>;
 type Begun = Result<Result<Box<dyn FrozenMounts>, FreezeError>, JoinError>;
 
+/// What is to be frozen.
+pub(super) enum Asked {
+    Nothing,
+    These(Vec<PathBuf>),
+    /// Something is named, and a hook's own file says that it is not to be frozen.
+    Refused(FreezeRun),
+}
+
+/// What the machine's config and the files of its hooks say.
+pub(super) fn asked(run: &Run<'_>, hooks: &[LoadedHook]) -> Asked {
+    if run.config.freeze.is_empty() {
+        return Asked::Nothing;
+    }
+    match refused_by(hooks.iter().map(|hook| &*hook.runner)) {
+        None => Asked::These(run.config.freeze.clone()),
+        Some(hook) => Asked::Refused(FreezeRun::Not {
+            why: format!("nothing was frozen, as the file of hook {hook} says"),
+            frozen: None,
+        }),
+    }
+}
+
 /// Writes back what is dirty, so that the freeze has little to wait for. Nobody is held meanwhile.
-pub(super) async fn sync(run: &Run<'_>) {
-    let mounts = run.config.freeze.clone();
+pub(super) async fn sync(mounts: Vec<PathBuf>) {
     if mounts.is_empty() {
         return;
     }
@@ -78,9 +165,8 @@ pub(super) async fn sync(run: &Run<'_>) {
     let _ = timeout(SYNC_AT_MOST, syncing).await;
 }
 
-/// Begins to freeze what the machine's config says, until `ends` at most. The guard thaws then, whatever we do.
-pub(super) fn begin(run: &mut Run<'_>, ends: Instant) -> Freezing {
-    let mounts: Vec<PathBuf> = run.config.freeze.clone();
+/// Begins to freeze, until `ends` at most. The guard thaws then, whatever we do.
+pub(super) fn begin(run: &mut Run<'_>, mounts: Vec<PathBuf>, ends: Instant) -> Freezing {
     run.record_quietly(Event::Freezing { mounts: mounts.clone() });
     let owner = Owner {
         machine: run.machine.name.clone(),
@@ -123,10 +209,7 @@ pub(super) async fn thaw(run: &mut Run<'_>, in_force: InForce, in_time: bool) ->
     say(run, &thawed);
     let frozen = thawed.held;
     if held {
-        let what: Vec<String> = (thawed.mounts.iter())
-            .map(|mount| mount.mount.display().to_string())
-            .collect();
-        let what = what.join(", ");
+        let what = thawed.mounts.into_iter().map(|mount| mount.mount).collect();
         return FreezeRun::Held { what, frozen };
     }
     let why = if in_time {

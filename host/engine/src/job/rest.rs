@@ -6,6 +6,7 @@
 //! here is given up half-way: a cancel is heard between two steps, and every step has a deadline. At a deadline what is frozen
 //! is thawed first, then applications are let go, and only then is the snapshot waited for.
 
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::base::Base;
 use super::error::JobError;
-use super::freeze::{self, FreezeRun, InForce};
+use super::freeze::{self, Asked, ByHook, FreezeRun, InForce};
 use super::run::Run;
 use super::snapshot::{Known, LoadedHook, context};
 use crate::config::OnFailure;
@@ -75,7 +76,9 @@ impl HookRun {
 
 /// Brings applications to rest, takes the snapshot, and lets them go.
 pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) -> Result<Rested, JobError> {
-    freeze::sync(run).await;
+    if let Asked::These(mounts) = freeze::asked(run, &known.hooks) {
+        freeze::sync(mounts).await;
+    }
     let mut hold = Hold {
         hooks: Vec::new(),
         began: Instant::now(),
@@ -83,6 +86,7 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         let_go_at: None,
         late: false,
         freeze: FreezeRun::NotAsked,
+        by_hooks: Vec::new(),
         guard_gone: Arc::default(),
         moments: Moments::default(),
         first_failure: None,
@@ -100,6 +104,7 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         Err((_, outcome)) => (*outcome, None),
     };
     hold.let_go(run, known, outcome, snapshot).await;
+    let freeze = hold.all_frozen();
     let (at, snapshot) = taken.map_err(|(error, _)| error)?;
 
     let held = hold.let_go_at.map(|at| at - hold.began);
@@ -121,7 +126,7 @@ pub(super) async fn take_at_rest(run: &mut Run<'_>, known: &Known, base: &Base) 
         held,
         overhead,
         late: hold.late,
-        freeze: hold.freeze,
+        freeze,
     })
 }
 
@@ -148,7 +153,9 @@ struct Hold {
     let_go_at: Option<Instant>,
     /// The hold was over before the snapshot was there.
     late: bool,
+    /// Of what we freeze ourselves.
     freeze: FreezeRun,
+    by_hooks: Vec<ByHook>,
     guard_gone: Arc<AtomicBool>,
     moments: Moments,
     /// Of a `post` that must not fail.
@@ -317,6 +324,7 @@ impl Hold {
         if answer.is_ok() && !self.late {
             self.look_for_losses(run, known);
         }
+        self.look_for_thaws(run, known);
         let failed = run.provider_failed("take a snapshot");
         let snapshot = answer.map_err(|error| (failed(error), SnapshotOutcome::Failed))?;
         self.is_guarded(run).map_err(|error| (error, SnapshotOutcome::Failed))?;
@@ -335,13 +343,23 @@ impl Hold {
         hold.into_iter().chain(freeze).min()
     }
 
-    /// Freezes what the machine's config says. Applications are let go at the end of the hold though it is not done yet.
+    /// Freezes what is to be frozen. Applications are let go at the end of the hold though it is not done yet.
     async fn freeze(&mut self, run: &mut Run<'_>, known: &Known) -> Option<InForce> {
-        if run.config.freeze.is_empty() {
+        let mut mounts = match freeze::asked(run, &known.hooks) {
+            Asked::These(mounts) => mounts,
+            Asked::Nothing => return None,
+            Asked::Refused(why) => {
+                self.freeze = why;
+                return None;
+            }
+        };
+        self.by_hooks = freeze::by_hooks(run, &known.hooks, &mounts);
+        mounts.retain(|mount| !self.by_hooks.iter().any(|by| by.freeze.mount == *mount));
+        if mounts.is_empty() {
             return None;
         }
         let ends = self.deadline.min(Instant::now() + run.policy.freeze_at_most);
-        let freezing = freeze::begin(run, ends);
+        let freezing = freeze::begin(run, mounts, ends);
         let mut freezing = pin!(freezing);
         let frozen = if self.hooks.is_empty() {
             freezing.as_mut().await
@@ -368,6 +386,31 @@ impl Hold {
         if let Some(in_force) = in_force.take() {
             self.freeze = freeze::thaw(run, in_force, in_time).await;
         }
+    }
+
+    /// Asks hooks whether what they have frozen is frozen still, and says so if not.
+    fn look_for_thaws(&mut self, run: &mut Run<'_>, known: &Known) {
+        let asked: Vec<PathBuf> = self.by_hooks.iter().map(|by| by.freeze.mount.clone()).collect();
+        let still = freeze::by_hooks(run, &known.hooks, &asked);
+        for by in &mut self.by_hooks {
+            by.broke = self.late || !still.iter().any(|still| still.freeze.mount == by.freeze.mount);
+            if by.broke {
+                let text = format!(
+                    "{}, which hook {} froze, was thawed before the snapshot was there",
+                    by.freeze.mount.display(),
+                    by.hook
+                );
+                run.say_quietly(NoteLevel::Warning, "thawed-early", text);
+            }
+        }
+    }
+
+    /// Our own freezes and those of hooks, as far as is known by now.
+    fn all_frozen(&self) -> FreezeRun {
+        self.freeze.clone().with(&self.by_hooks, |hook| {
+            let of = self.hooks.iter().find(|of| of.outcome.name == hook);
+            of.and_then(|of| of.outcome.post.as_ref()).is_some_and(|post| !post.ok)
+        })
     }
 
     /// Asks hooks whether what they hold open has held until now.
@@ -430,6 +473,7 @@ impl Hold {
             ..hook.facts()
         });
         let hooks: Vec<_> = hooks.collect();
+        let freeze = self.all_frozen();
         let worth = |snapshot: &Snapshot| {
             decide(&Facts {
                 provider: snapshot.consistency,
@@ -438,7 +482,7 @@ impl Hold {
                 held,
                 hold_at_most: run.policy.hold_at_most,
                 snapshot_late: false,
-                freeze: self.freeze.fact(),
+                freeze: freeze.fact(),
             })
         };
         let by_provider = snapshot
@@ -447,7 +491,7 @@ impl Hold {
         SoFar {
             consistency: snapshot.map(|snapshot| worth(snapshot).reached),
             held: Some(held),
-            frozen: by_provider.or_else(|| self.freeze.frozen()),
+            frozen: by_provider.or_else(|| freeze.frozen()),
         }
     }
 }

@@ -105,7 +105,8 @@ pub(super) async fn prepare(run: &mut Run<'_>) -> Result<Known, JobError> {
 
     let checked = provider.check(&run.machine, &known.ids()).await;
     let mut findings = checked.map_err(run.provider_failed("check the machine"))?;
-    findings.extend(freeze::check(&*run.deps.freezer, run.config));
+    let runners: Vec<&dyn HookRunner> = known.hooks.iter().map(|hook| &*hook.runner).collect();
+    findings.extend(freeze::check(&*run.deps.freezer, run.config, &runners));
     findings.extend(freeze::check_guard(run.deps.guard.as_ref(), run.config));
     for hook in &known.hooks {
         let context = context(run, &run.disks, hook);

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use tokio::time::sleep;
 
 use crate::hook::{
-    HookContext, HookFailure, HookFailureKind, HookRunner, HookTerms, PostReport, PreReport, SnapshotOutcome,
+    HookContext, HookFailure, HookFailureKind, HookFreeze, HookRunner, HookTerms, PostReport, PreReport,
+    SnapshotOutcome,
 };
 use crate::machine::{DiskId, DiskInfo, Finding, Machine};
 use crate::provider::{
@@ -96,6 +97,10 @@ impl HookRunner for FaultyHook {
 
     fn still_held(&self, job: &str) -> Result<(), HookFailure> {
         self.hook.still_held(job)
+    }
+
+    fn frozen(&self, job: &str) -> Vec<HookFreeze> {
+        self.hook.frozen(job)
     }
 
     async fn check(&self, context: &HookContext) -> Result<Vec<Finding>, HookFailure> {

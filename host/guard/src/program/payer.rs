@@ -95,7 +95,7 @@ fn work(shared: &Shared, [volatile, durable]: &[Ledger; 2]) {
     }
 }
 
-/// What is most urgent: words about a thaw that fails, then process trees, then commands, the last of each first.
+/// What is most urgent: words about a thaw that fails, then machines to thaw, process trees, commands, the last of each first.
 fn next(slots: &mut Slots) -> Option<Work> {
     for slot in slots.all.iter_mut() {
         if let Some(error) = slot.to_shout.take() {
@@ -108,7 +108,12 @@ fn next(slots: &mut Slots) -> Option<Work> {
         .iter()
         .enumerate()
         .filter(|(_, slot)| slot.state == State::Due);
-    let (at, slot) = due.max_by_key(|(_, slot)| (slot.kind == Kind::EndTree, slot.id))?;
+    let urgent = |kind| match kind {
+        Kind::AgentThaw => 2,
+        Kind::EndTree => 1,
+        _ => 0,
+    };
+    let (at, slot) = due.max_by_key(|(_, slot)| (urgent(slot.kind), slot.id))?;
     Some(Work::Pay {
         at,
         id: slot.id,

@@ -25,7 +25,7 @@ fn frozen(kind: &str) -> (Scratch, World, crate::world::Host) {
 
 /// Exactly one debt was left, and it has been paid like this.
 #[track_caller]
-fn told(found: Found) -> (Payer, Why, String) {
+pub fn told(found: Found) -> (Payer, Why, String) {
     assert!(found.unreadable.is_empty() && found.running.is_empty());
     let mut all: Vec<_> = found.left.iter().flat_map(|left| left.settlements.clone()).collect();
     assert_eq!(all.len(), 1, "{all:?}");

@@ -107,6 +107,8 @@ pub(super) struct State {
     pub findings: Vec<Finding>,
     /// What `pre` leaves, and what `post` finds.
     pub left: Left,
+    /// What was not frozen until `thaw`, though the script may have caught that.
+    pub thawed_early: Option<String>,
     /// Asked for once, however often the script does.
     pub known_secrets: BTreeMap<String, String>,
 }

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use super::call::Phase;
 use super::limits::{ATTACHMENT_BYTES, ATTACHMENT_NAME_BYTES, ATTACHMENTS, MEMORY_BYTES};
+use super::transcript::Transcript;
 
 /// The types of file systems in memory (statfs(2)).
 const TMPFS: u32 = 0x0102_1994;
@@ -90,26 +91,16 @@ impl Exchange {
 
     /// What `pre` left; nothing where the file is empty or gone.
     pub(super) fn memory(&self) -> Result<Option<String>, HookFailure> {
-        let failed = |kind, cause: String| HookFailure::new(kind, format!("$COFFRE_MEMORY: {cause}"));
-        let path = self.path("memory");
-        let bytes = match read(&path, MEMORY_BYTES) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(HookFailureKind::Failed, error.to_string())),
-        };
-        if bytes.len() > MEMORY_BYTES {
-            let cause = format!("`pre` left more than {MEMORY_BYTES} bytes for `post`");
-            return Err(failed(HookFailureKind::Limit, cause));
+        match read(&self.path("memory"), MEMORY_BYTES) {
+            Ok(bytes) => memory_of(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(of_memory(HookFailureKind::Failed, &error.to_string())),
         }
-        let text = String::from_utf8(bytes)
-            .map_err(|_| failed(HookFailureKind::Failed, "what `pre` left is not UTF-8 text".to_owned()))?;
-        Ok((!text.is_empty()).then_some(text))
     }
 
     /// What `post` left to be attached, by name.
     pub(super) fn attachments(&self) -> Result<Vec<Attachment>, HookFailure> {
-        let failed = |kind, cause: String| HookFailure::new(kind, format!("$COFFRE_ATTACHMENTS: {cause}"));
-        let read_failed = |error: io::Error| failed(HookFailureKind::Failed, error.to_string());
+        let read_failed = |error: io::Error| of_attachments(HookFailureKind::Failed, &error.to_string());
         let folder = match fs::read_dir(self.path("attachments")) {
             Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -118,35 +109,95 @@ impl Exchange {
         let mut found = Vec::new();
         for entry in folder {
             let name = entry.map_err(read_failed)?.file_name();
-            if found.len() == ATTACHMENTS {
-                let cause = format!("a hook may attach at most {ATTACHMENTS} files");
-                return Err(failed(HookFailureKind::Limit, cause));
+            // One more than there may be is enough to refuse them.
+            if found.len() > ATTACHMENTS {
+                break;
             }
-            let plain = name.to_str().filter(|name| is_attachment_name(name));
-            let Some(plain) = plain.map(str::to_owned) else {
-                let cause = format!("{name:?} cannot be the name of an attachment");
-                return Err(failed(HookFailureKind::Failed, cause));
-            };
-            let content = read(&self.path("attachments").join(&plain), ATTACHMENT_BYTES)
-                .map_err(|error| failed(HookFailureKind::Failed, format!("{plain}: {error}")))?;
-            if content.len() > ATTACHMENT_BYTES {
-                let cause = format!("{plain} has more than {ATTACHMENT_BYTES} bytes");
-                return Err(failed(HookFailureKind::Limit, cause));
-            }
-            let media_type = if std::str::from_utf8(&content).is_ok() {
-                "text/plain; charset=utf-8"
-            } else {
-                "application/octet-stream"
-            };
-            found.push(Attachment {
-                name: plain,
-                media_type: media_type.to_owned(),
-                content,
+            let content = read(&self.path("attachments").join(&name), ATTACHMENT_BYTES)
+                .map_err(|error| of_attachments(HookFailureKind::Failed, &format!("{}: {error}", name.display())))?;
+            found.push((name.into_encoded_bytes(), content));
+        }
+        attachments_of(found)
+    }
+}
+
+/// What `pre` left, of which no more than a byte too many was read; nothing where that is empty.
+pub(super) fn memory_of(bytes: Vec<u8>) -> Result<Option<String>, HookFailure> {
+    if bytes.len() > MEMORY_BYTES {
+        let cause = format!("`pre` left more than {MEMORY_BYTES} bytes for `post`");
+        return Err(of_memory(HookFailureKind::Limit, &cause));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| of_memory(HookFailureKind::Failed, "what `pre` left is not UTF-8 text"))?;
+    Ok((!text.is_empty()).then_some(text))
+}
+
+/// Files that `post` left, by name, of which no more than a byte too many was read.
+pub(super) fn attachments_of(files: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Vec<Attachment>, HookFailure> {
+    if files.len() > ATTACHMENTS {
+        let cause = format!("a hook may attach at most {ATTACHMENTS} files");
+        return Err(of_attachments(HookFailureKind::Limit, &cause));
+    }
+    let mut found = Vec::with_capacity(files.len());
+    for (name, content) in files {
+        let plain = std::str::from_utf8(&name).ok().filter(|name| is_attachment_name(name));
+        let Some(plain) = plain else {
+            let cause = format!(
+                "{:?} cannot be the name of an attachment",
+                String::from_utf8_lossy(&name)
+            );
+            return Err(of_attachments(HookFailureKind::Failed, &cause));
+        };
+        if content.len() > ATTACHMENT_BYTES {
+            let cause = format!("{plain} has more than {ATTACHMENT_BYTES} bytes");
+            return Err(of_attachments(HookFailureKind::Limit, &cause));
+        }
+        let media_type = if std::str::from_utf8(&content).is_ok() {
+            "text/plain; charset=utf-8"
+        } else {
+            "application/octet-stream"
+        };
+        found.push(Attachment {
+            name: plain.to_owned(),
+            media_type: media_type.to_owned(),
+            content,
+        });
+    }
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+/// Refuses what a program left if a secret is in it: both are written to disk.
+pub(super) fn without_secrets(
+    transcript: &Transcript,
+    memory: Option<&str>,
+    attachments: &[Attachment],
+) -> Result<(), HookFailure> {
+    if let Some(secret) = memory.and_then(|text| transcript.secret_in(text)) {
+        let text = format!("`pre` left the secret `{secret}` in $COFFRE_MEMORY, which would be written to disk");
+        return Err(HookFailure {
+            hint: Some("`post` is given it again".to_owned()),
+            ..HookFailure::new(HookFailureKind::Denied, text)
+        });
+    }
+    for attachment in attachments {
+        if let Some(secret) = transcript.secret_in(&String::from_utf8_lossy(&attachment.content)) {
+            let text = format!("the attachment {:?} holds the secret `{secret}`", attachment.name);
+            return Err(HookFailure {
+                hint: Some("whoever restores the point could read it".to_owned()),
+                ..HookFailure::new(HookFailureKind::Denied, text)
             });
         }
-        found.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(found)
     }
+    Ok(())
+}
+
+fn of_memory(kind: HookFailureKind, cause: &str) -> HookFailure {
+    HookFailure::new(kind, format!("$COFFRE_MEMORY: {cause}"))
+}
+
+fn of_attachments(kind: HookFailureKind, cause: &str) -> HookFailure {
+    HookFailure::new(kind, format!("$COFFRE_ATTACHMENTS: {cause}"))
 }
 
 /// A name like that of a file that one sees.

@@ -1,18 +1,19 @@
 //! Hooks of the kind `exec`: a program that is called with `pre` or `post`, and with the arguments that the configuration
 //! adds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use coffre_engine::secret::SecretSource;
 use coffre_engine::{
-    Attachment, Finding, FindingLevel, HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport,
-    SnapshotOutcome,
+    Attachment, Finding, FindingLevel, HookContext, HookFailure, HookRunner, PostReport, PreReport, SnapshotOutcome,
 };
 
 use super::call::{Phase, guarded};
-use super::exchange::{Exchange, is_attachment_name};
+use super::exchange::{Exchange, is_attachment_name, without_secrets};
 use super::program::{Program, Started, Unsuccessful, nothing_to_undo, on_a_thread};
 use super::spec::HookSpec;
 use super::transcript::Transcript;
@@ -35,10 +36,7 @@ struct Brought {
 
 impl ExecHook {
     pub(super) fn load(name: &str, spec: &HookSpec) -> Result<Self, HookFailure> {
-        if let Some(secret) = spec.secrets.keys().find(|secret| !is_attachment_name(secret)) {
-            let text = format!("[hook.{name}.grant] secret: {secret:?} cannot be the name of the secret's file");
-            return Err(failure::invalid(text, None));
-        }
+        refuse_odd_names(name, &spec.secrets)?;
         trust::program(&spec.file, Readers::Any)
             .map_err(|error| failure::invalid(format!("the hook `{name}`: {error}"), error.hint()))?;
         Ok(Self {
@@ -80,6 +78,15 @@ impl ExecHook {
     }
 }
 
+/// Each secret becomes a file of its name.
+pub(super) fn refuse_odd_names(hook: &str, secrets: &BTreeMap<String, SecretSource>) -> Result<(), HookFailure> {
+    let odd = secrets.keys().find(|secret| !is_attachment_name(secret));
+    odd.map_or(Ok(()), |secret| {
+        let text = format!("[hook.{hook}.grant] secret: {secret:?} cannot be the name of the secret's file");
+        Err(failure::invalid(text, None))
+    })
+}
+
 /// One call, made on a thread that may block.
 struct Call {
     facts: serde_json::Value,
@@ -100,18 +107,13 @@ impl Call {
     }
 
     fn run_into(mut self, transcript: &mut Transcript) -> Result<Brought, HookFailure> {
-        let mut known = Vec::new();
-        for (name, source) in &self.spec.secrets {
-            let value = secrets::resolve(
-                name,
-                source,
-                self.program.deadline,
-                &self.program.cancelled,
-                self.program.guard.clone(),
-            )?;
-            transcript.hide(name, &value);
-            known.push((name.clone(), value));
-        }
+        let known = secrets::resolve_all(
+            &self.spec.secrets,
+            self.program.deadline,
+            &self.program.cancelled,
+            self.program.guard.as_ref(),
+            transcript,
+        )?;
         let (phase, file) = (self.program.phase, self.program.file.clone());
         let exchange = Exchange::open(phase, &self.facts, self.memory.as_deref(), &known)?;
         self.program.environment.extend(exchange.environment());
@@ -130,23 +132,7 @@ impl Call {
             Phase::Post => exchange.attachments()?,
             _ => Vec::new(),
         };
-        let told = |text: &str| transcript.secret_in(text).map(str::to_owned);
-        if let Some(secret) = memory.as_deref().and_then(told) {
-            let text = format!("`pre` left the secret `{secret}` in $COFFRE_MEMORY, which would be written to disk");
-            return Err(HookFailure {
-                hint: Some("`post` is given it again".to_owned()),
-                ..HookFailure::new(HookFailureKind::Denied, text)
-            });
-        }
-        for attachment in &attachments {
-            if let Some(secret) = told(&String::from_utf8_lossy(&attachment.content)) {
-                let text = format!("the attachment {:?} holds the secret `{secret}`", attachment.name);
-                return Err(HookFailure {
-                    hint: Some("whoever restores the point could read it".to_owned()),
-                    ..HookFailure::new(HookFailureKind::Denied, text)
-                });
-            }
-        }
+        without_secrets(transcript, memory.as_deref(), &attachments)?;
         Ok(Brought {
             memory,
             attachments,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use coffre_engine::HookFreeze;
 use parking_lot::Mutex;
 
 use super::held::{EndOf, Sessions};
@@ -57,6 +58,12 @@ impl OfJobs {
 
     pub(super) fn take(&self, job: &str) -> Left {
         self.0.lock().remove(job).unwrap_or_default()
+    }
+
+    /// What `pre` has frozen and holds.
+    pub(super) fn frozen(&self, job: &str) -> Vec<HookFreeze> {
+        let of = self.0.lock();
+        of.get(job).map(|left| left.undone.frozen()).unwrap_or_default()
     }
 
     /// The first session that has ended although nobody closed it, and why.

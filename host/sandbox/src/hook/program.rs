@@ -16,7 +16,7 @@ use super::call::{Phase, timed_out};
 use super::failure;
 use super::transcript::{Transcript, log_line};
 use super::trust::{self, Readers, TrustError};
-use crate::process::{self, Command, Output, ProcessError};
+use crate::process::{self, Command, Kept, ProcessError};
 
 /// EX_TEMPFAIL of sysexits(3): try again.
 const TRY_AGAIN: i32 = 75;
@@ -69,7 +69,12 @@ impl Program {
         }
         match ended {
             Ok(output) if output.status == 0 => Ok(()),
-            Ok(output) => Err(Unsuccessful::Ended(self.said_no(&output, transcript))),
+            Ok(output) => Err(Unsuccessful::Ended(said_no(
+                &self.file,
+                output.status,
+                [&output.stderr, &output.stdout],
+                transcript,
+            ))),
             Err(ProcessError::TimedOut { .. }) => {
                 let (text, hint) = timed_out(&self.hook, self.phase, self.timeout);
                 Err(Unsuccessful::Ended(HookFailure {
@@ -87,32 +92,38 @@ impl Program {
         }
     }
 
-    /// It ended with a status that is not 0.
-    fn said_no(&self, output: &Output, transcript: &Transcript) -> HookFailure {
-        let status = output.status;
-        let words = [&output.stderr, &output.stdout]
-            .into_iter()
-            .find_map(|kept| last_line(&kept.bytes))
-            .map(|line| transcript.redact(&line));
-        let words = words.map(|line| format!(": {line}")).unwrap_or_default();
-        if status == TRY_AGAIN {
-            return self.failure(
-                HookFailureKind::TryAgain,
-                &format!("asks to be tried again (status {TRY_AGAIN}){words}"),
-            );
-        }
-        let hint = NOT_RUN
-            .contains(&status)
-            .then(|| "a shell says 126 or 127 of what it could not run: look at its first line, and at the programs that it calls".to_owned());
-        HookFailure {
-            hint,
-            ..self.failure(HookFailureKind::Failed, &format!("ended with status {status}{words}"))
-        }
-    }
-
     fn failure(&self, kind: HookFailureKind, what: &str) -> HookFailure {
-        HookFailure::new(kind, format!("{}: {what}", self.file.display()))
+        failed(&self.file, kind, what)
     }
+}
+
+/// A program ended with a status that is not 0; the last words of the first of its outputs that has any are quoted.
+pub(super) fn said_no(file: &Path, status: i32, outputs: [&Kept; 2], transcript: &Transcript) -> HookFailure {
+    let words = outputs
+        .into_iter()
+        .find_map(|kept| last_line(&kept.bytes))
+        .map(|line| transcript.redact(&line));
+    let words = words.map(|line| format!(": {line}")).unwrap_or_default();
+    if status == TRY_AGAIN {
+        let what = format!("asks to be tried again (status {TRY_AGAIN}){words}");
+        return failed(file, HookFailureKind::TryAgain, &what);
+    }
+    let hint = NOT_RUN
+        .contains(&status)
+        .then(|| "a shell says 126 or 127 of what it could not run: look at its first line, and at the programs that it calls".to_owned());
+    HookFailure {
+        hint,
+        ..failed(
+            file,
+            HookFailureKind::Failed,
+            &format!("ended with status {status}{words}"),
+        )
+    }
+}
+
+/// What went wrong with a program, by its name.
+pub(super) fn failed(file: &Path, kind: HookFailureKind, what: &str) -> HookFailure {
+    HookFailure::new(kind, format!("{}: {what}", file.display()))
 }
 
 impl Unsuccessful {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use coffre_engine::{
-    Finding, FindingLevel, HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport,
+    Finding, FindingLevel, HookContext, HookFailure, HookFailureKind, HookFreeze, HookRunner, PostReport, PreReport,
     SnapshotOutcome,
 };
 use rhai::{AST, CallFnOptions, Dynamic, Engine, Scope};
@@ -215,6 +215,10 @@ impl HookRunner for RhaiHook {
         }
     }
 
+    fn frozen(&self, job: &str) -> Vec<HookFreeze> {
+        self.open.frozen(job)
+    }
+
     async fn post(
         &self,
         context: &HookContext,
@@ -236,14 +240,14 @@ impl HookRunner for RhaiHook {
             }
         };
         let left = std::mem::take(&mut state.left);
-        if left.is_empty() {
+        if left.is_empty() && state.thawed_early.is_none() {
             return Ok(PostReport {
                 attachments: state.attachments,
                 output,
             });
         }
         let cleared = left.clear(true).await;
-        let mut wrong = cleared.wrong;
+        let mut wrong: Vec<String> = state.thawed_early.take().into_iter().chain(cleared.wrong).collect();
         for EndOf { name, outcome } in cleared.sessions {
             state.transcript.line(&format!("[{name} was left open and is ended]"));
             match outcome {

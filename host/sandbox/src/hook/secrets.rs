@@ -1,5 +1,6 @@
 //! Gets a secret from where the configuration says it is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -8,7 +9,25 @@ use coffre_engine::secret::SecretSource;
 use coffre_engine::{HookFailure, HookFailureKind};
 use coffre_guard::{Guard, Owner};
 
+use super::transcript::Transcript;
 use crate::process::{self, Command};
+
+/// All of them, by name; from now on the transcript hides them.
+pub(super) fn resolve_all(
+    sources: &BTreeMap<String, SecretSource>,
+    deadline: Instant,
+    cancelled: &Arc<AtomicBool>,
+    guard: Option<&(Guard, Owner)>,
+    transcript: &mut Transcript,
+) -> Result<Vec<(String, String)>, HookFailure> {
+    let mut known = Vec::with_capacity(sources.len());
+    for (name, source) in sources {
+        let value = resolve(name, source, deadline, cancelled, guard.cloned())?;
+        transcript.hide(name, &value);
+        known.push((name.clone(), value));
+    }
+    Ok(known)
+}
 
 /// The secret's text. A command that gives it is run by our own runner, which keeps the deadline and leaves nothing behind.
 pub(super) fn resolve(

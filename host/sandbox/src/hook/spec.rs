@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use coffre_engine::HookFailure;
-use coffre_engine::config::{Config, HookConfig, HookKind, HookPlace};
+use coffre_engine::config::{Config, HookConfig, HookKind, HookPlace, SshConfig};
 use coffre_engine::secret::SecretSource;
 use serde_json::Value;
 
 use super::failure;
+use super::far::Reach;
 use super::undo::Services;
 use crate::grant::{CommandPattern, fill_in};
 
@@ -27,6 +28,10 @@ pub struct HookSpec {
     pub application: bool,
     /// None is the host.
     pub on: Option<HookPlace>,
+    /// The sockets of guest agents, by machine.
+    pub agents: BTreeMap<String, PathBuf>,
+    /// Where it runs by ssh, if it does.
+    pub ssh: Option<SshConfig>,
     /// The hook's own settings: `ctx.settings`.
     pub settings: Value,
     /// The `process` grants: a program and a pattern per argument, which may hold `${settings.NAME}` of the machine.
@@ -56,6 +61,8 @@ impl HookSpec {
             args: Vec::new(),
             application: false,
             on: None,
+            agents: BTreeMap::new(),
+            ssh: None,
             settings: Value::Object(serde_json::Map::new()),
             commands: Vec::new(),
             secrets: BTreeMap::new(),
@@ -76,6 +83,13 @@ impl HookSpec {
             args: hook.args.clone(),
             application: hook.application,
             on: hook.on.clone(),
+            agents: (config.machines.values())
+                .filter_map(|machine| Some((machine.name.clone(), machine.agent.clone()?)))
+                .collect(),
+            ssh: match &hook.on {
+                Some(HookPlace::Ssh(name)) => config.ssh.get(name).cloned(),
+                _ => None,
+            },
             settings: hook.settings.clone(),
             cache_folder: Some(config.coffre.cache.join(COMPILED)),
             ..Self::script(&hook.file, &config.coffre.scripts)
@@ -152,15 +166,23 @@ impl HookSpec {
             .map_err(|cause| invalid(hook, "freeze", &cause, "freeze = [\"/srv/app\"]"))
     }
 
-    /// A hook that is meant for a guest must never run on the hypervisor instead.
-    pub(super) fn refuse_other_places(&self, name: &str) -> Result<(), HookFailure> {
-        match &self.on {
-            None | Some(HookPlace::Host) => Ok(()),
-            Some(HookPlace::Agent | HookPlace::Ssh(_)) => Err(failure::invalid(
-                format!("the hook `{name}` is to run inside the machine, which this version cannot do yet"),
-                Some("with on = \"host\" it would run on this host".to_owned()),
-            )),
+    /// How the machine is reached that it runs in; none: it runs on this host. One that is meant for a guest must never run
+    /// on the hypervisor instead.
+    pub(super) fn reach(&self, name: &str) -> Result<Option<Reach>, HookFailure> {
+        let reach = match (&self.on, &self.ssh) {
+            (None | Some(HookPlace::Host), _) => return Ok(None),
+            (Some(HookPlace::Agent), _) => Reach::Agent(self.agents.clone()),
+            (Some(HookPlace::Ssh(_)), Some(host)) => Reach::Ssh(host.clone()),
+            (Some(HookPlace::Ssh(host)), None) => {
+                let text = format!("the hook `{name}` is to run by ssh, and there is no [ssh.{host}] table");
+                return Err(failure::invalid(text, None));
+            }
+        };
+        if self.kind != HookKind::Exec {
+            let text = format!("the hook `{name}` is to run inside the machine, which only a program can");
+            return Err(failure::invalid(text, Some("use kind = \"exec\"".to_owned())));
         }
+        Ok(Some(reach))
     }
 }
 

@@ -7,10 +7,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coffre_engine::freeze::FrozenMounts;
-use coffre_engine::{Chain, HookFailureKind};
+use coffre_engine::{Chain, HookFailureKind, HookFreeze};
 use coffre_guard::{Debt, FreezeEnd, Guard, Outcome as Paid, Owed, Owner, Settled, Thawed};
 use rhai::{Array, Engine, Map, NativeCallContext};
 
@@ -26,7 +26,11 @@ const UNDO_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Undone(Vec<One>);
 
 enum One {
-    Frozen(Box<dyn FrozenMounts>),
+    Frozen {
+        frozen: Box<dyn FrozenMounts>,
+        mounts: Vec<PathBuf>,
+        since: Instant,
+    },
     /// Stopped, and what starts it.
     Service {
         name: String,
@@ -34,15 +38,22 @@ enum One {
         owed: Owed,
     },
     /// To be run only if `post` does not come to its end. Owed to nobody where a hook is tried without a guard.
-    Command {
-        words: Vec<String>,
-        owed: Option<Owed>,
-    },
+    Command { words: Vec<String>, owed: Option<Owed> },
 }
 
 impl Undone {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What is frozen still.
+    pub(super) fn frozen(&self) -> Vec<HookFreeze> {
+        let held = self.0.iter().filter_map(|one| match one {
+            One::Frozen { frozen, mounts, since } if frozen.holds() => Some((mounts, *since)),
+            _ => None,
+        });
+        held.flat_map(|(mounts, since)| mounts.iter().cloned().map(move |mount| HookFreeze { mount, since }))
+            .collect()
     }
 
     /// Undoes what the script has not, last first; what went wrong with that. `all_is_well`: the script came to its end, so
@@ -51,7 +62,7 @@ impl Undone {
         let mut wrong = Vec::new();
         for one in self.0.into_iter().rev() {
             let outcome = match one {
-                One::Frozen(frozen) => told(&frozen.thaw()),
+                One::Frozen { frozen, .. } => told(&frozen.thaw()),
                 One::Service { name, start, owed } => {
                     let started = succeed(&start);
                     started.and_then(|()| paid(owed, &format!("start {name}")))
@@ -202,11 +213,17 @@ fn freeze(call: &Call, at: &NativeCallContext<'_>, mounts: Vec<String>, options:
         .lock()
         .transcript
         .line(&format!("freeze {}", names.join(" ")));
+    let since = Instant::now();
     let frozen = freezer.freeze(owner, &mounts, call.hold_until).map_err(|error| {
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         thrown(format!("{}{hint}", Chain(&error)), at)
     })?;
-    call.state.lock().left.undone.0.push(One::Frozen(frozen));
+    call.state
+        .lock()
+        .left
+        .undone
+        .0
+        .push(One::Frozen { frozen, mounts, since });
     Ok(())
 }
 
@@ -216,7 +233,7 @@ fn thaw(call: &Call, at: &NativeCallContext<'_>) -> Outcome<()> {
         let mut state = call.state.lock();
         let (frozen, others): (Vec<_>, Vec<_>) = std::mem::take(&mut state.left.undone.0)
             .into_iter()
-            .partition(|one| matches!(one, One::Frozen(_)));
+            .partition(|one| matches!(one, One::Frozen { .. }));
         state.left.undone.0 = others;
         Undone(frozen)
     };
@@ -224,12 +241,14 @@ fn thaw(call: &Call, at: &NativeCallContext<'_>) -> Outcome<()> {
         return Ok(());
     }
     let wrong = frozen.undo_all(true);
-    call.state.lock().transcript.line("thaw");
+    let mut state = call.state.lock();
+    state.transcript.line("thaw");
     if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(thrown(wrong.join("; "), at))
+        return Ok(());
     }
+    let wrong = wrong.join("; ");
+    state.thawed_early.get_or_insert_with(|| wrong.clone());
+    Err(thrown(wrong, at))
 }
 
 /// Stops a service if it runs; whether it did. That it is to be started again is owed before.

@@ -5,10 +5,11 @@ use std::os::unix::fs::{PermissionsExt, chown};
 
 use coffre_engine::job::{BackupReport, JobError};
 use coffre_engine::{Consistency, FindingLevel, HookTerms};
+use coffre_tests::mount::Scratch;
 use serde_json::{Value, json};
 
 use super::kinds::{Hook, Kind};
-use super::world::World;
+use super::world::{World, takes_writes};
 
 /// Backs up with the file of a hook changed, and its scripts or their rights.
 async fn backup(world: &World, change: impl Fn(&mut Value), then: impl Fn(&World)) -> Result<BackupReport, JobError> {
@@ -277,15 +278,10 @@ async fn the_file_says_how_it_is_run_and_a_check_what_is_wrong_with_it() {
             retries: Some(1),
             post_retries: 0,
             on_failure: Some(coffre_engine::config::OnFailure::Downgrade),
-            wants_freeze: true,
+            wants_freeze: Some(true),
         }
     );
-    let findings = loaded.check(&super::exec::context()).await.unwrap();
-    assert_eq!(
-        findings.len(),
-        1,
-        "that file systems are to be frozen is said: {findings:?}"
-    );
+    assert_eq!(loaded.check(&super::exec::context()).await.unwrap(), []);
 
     mode(&world, "scripts/db-post", 0o755);
     let findings = loaded.check(&super::exec::context()).await.unwrap();
@@ -298,4 +294,56 @@ async fn the_file_says_how_it_is_run_and_a_check_what_is_wrong_with_it() {
     mode(&world, "scripts/db-post", 0o755);
     let findings = strict.check(&super::exec::context()).await.unwrap();
     assert_eq!(findings[0].level, FindingLevel::Blocking);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn file_systems_are_frozen_between_the_scripts_unless_the_file_says_not() {
+    for (freeze, about, reached) in [
+        (None, "is frozen", Consistency::FileSystem),
+        (Some(true), "is frozen", Consistency::FileSystem),
+        (Some(false), "takes writes", Consistency::Crash),
+    ] {
+        let scratch = Scratch::new("ext4", 64 << 20);
+        let world = World::new().freezing(&scratch);
+        let write = |which: &str| {
+            let path = scratch.path().join(which).display().to_string();
+            format!(
+                "echo {which} db >> {}; echo {which} > {path}",
+                world.log_file().display()
+            )
+        };
+        let report = backup(
+            &world,
+            |file| {
+                if let Some(freeze) = freeze {
+                    file["fsFreezeEnabled"] = json!(freeze);
+                }
+            },
+            |world| {
+                // Both can write there: it is frozen after the one and thawed before the other.
+                script(world, "pre", &write("pre"));
+                script(world, "post", &write("post"));
+            },
+        )
+        .await
+        .unwrap();
+        assert_eq!(world.log(), ["pre db", "take", about, "post db"], "{freeze:?}");
+        assert_eq!(codes(&report), (None, None));
+        assert!(takes_writes(&scratch.path()));
+        assert_eq!(report.point.consistency.reached, Consistency::Application);
+        assert_eq!(
+            report.point.frozen_ms.is_some_and(|frozen_ms| frozen_ms >= 1000),
+            reached == Consistency::FileSystem,
+            "frozen for as long as the snapshot took: {:?}",
+            report.point.frozen_ms
+        );
+
+        // As the framework has it: without its scripts the point is still worth what the freeze gives.
+        let fails = |file: &mut Value| file["fsFreezeEnabled"] = json!(freeze.unwrap_or(true));
+        let result = backup(&world, fails, |world| script(world, "pre", "exit 1")).await;
+        match freeze {
+            Some(false) => assert!(result.is_err(), "a failed script fails the backup: {result:?}"),
+            _ => assert_eq!(result.unwrap().point.consistency.reached, reached),
+        }
+    }
 }

@@ -17,6 +17,8 @@ async fn hooks_of_all_kinds_run_in_order_and_back_around_one_snapshot() {
         Hook::new(&world, Kind::Exec, "two"),
         Hook::new(&world, Kind::Azure, "three"),
         Hook::new(&world, Kind::Wasm, "four"),
+        Hook::new(&world, Kind::Agent, "five"),
+        Hook::new(&world, Kind::Ssh, "six"),
     ];
     let point = world.point(&hooks).await;
     assert_eq!(
@@ -26,7 +28,11 @@ async fn hooks_of_all_kinds_run_in_order_and_back_around_one_snapshot() {
             "pre two",
             "pre three",
             "pre four",
+            "pre five",
+            "pre six",
             "take",
+            "post six",
+            "post five",
             "post four",
             "post three",
             "post two",
@@ -34,9 +40,12 @@ async fn hooks_of_all_kinds_run_in_order_and_back_around_one_snapshot() {
         ]
     );
     assert_eq!(point.consistency.reached, Consistency::Application);
-    assert_eq!(point.consistency.reason, "brought to rest by one, two, three, four");
+    assert_eq!(
+        point.consistency.reason,
+        "brought to rest by one, two, three, four, five, six"
+    );
     let kinds: Vec<&str> = point.hooks.iter().map(|hook| hook.kind.as_str()).collect();
-    assert_eq!(kinds, ["rhai", "exec", "azure", "wasm"]);
+    assert_eq!(kinds, ["rhai", "exec", "azure", "wasm", "exec", "exec"]);
     for hook in &point.hooks {
         for step in [&hook.pre, &hook.post] {
             let step = step.as_ref().unwrap();

@@ -15,10 +15,25 @@ pub enum Kind {
     Exec,
     Azure,
     Wasm,
+    /// A program in the machine, by the guest agent.
+    Agent,
+    /// The same by ssh.
+    Ssh,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Rhai, Self::Exec, Self::Azure, Self::Wasm];
+    pub const ALL: [Self; 6] = [Self::Rhai, Self::Exec, Self::Azure, Self::Wasm, Self::Agent, Self::Ssh];
+    /// Those that call a program as the kind `exec` does.
+    pub const PROGRAMS: [Self; 3] = [Self::Exec, Self::Agent, Self::Ssh];
+
+    /// The line of a table that says where it runs.
+    pub fn on(self) -> &'static str {
+        match self {
+            Self::Agent => "on = \"agent\"\n",
+            Self::Ssh => "on = \"ssh:m\"\n",
+            _ => "",
+        }
+    }
 
     /// What a failure is called in a point.
     pub fn code(self, step: &str, code: &'static str) -> &'static str {
@@ -89,7 +104,7 @@ impl Hook {
     pub fn file(&self) -> String {
         match self.kind {
             Kind::Rhai => format!("scripts/{}.rhai", self.name),
-            Kind::Exec => format!("scripts/{}", self.name),
+            Kind::Exec | Kind::Agent | Kind::Ssh => format!("scripts/{}", self.name),
             Kind::Azure => format!("scripts/{}.json", self.name),
             Kind::Wasm => format!("scripts/{}.wasm", self.name),
         }
@@ -114,9 +129,10 @@ impl Hook {
                 let grant = "process = [[\"/bin/sh\", \"-c\", \"{text}\"]]";
                 format!("[hook.{name}]\nkind = \"rhai\"\nfile = \"{file}\"\n{terms}[hook.{name}.grant]\n{grant}\n")
             }
-            Kind::Exec => {
+            Kind::Exec | Kind::Agent | Kind::Ssh => {
                 world.write(&self.file(), &self.exec(), 0o755);
-                format!("[hook.{name}]\nkind = \"exec\"\nfile = \"{file}\"\napplication = true\n{terms}")
+                let on = self.kind.on();
+                format!("[hook.{name}]\nkind = \"exec\"\nfile = \"{file}\"\n{on}application = true\n{terms}")
             }
             Kind::Wasm => {
                 let path = world.path(&self.file());

@@ -5,6 +5,8 @@
 mod azure;
 mod contract;
 mod exec;
+mod far;
+mod guests;
 mod hostile;
 mod kinds;
 mod wasm;

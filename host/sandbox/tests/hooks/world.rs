@@ -4,12 +4,12 @@ use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use coffre_engine::config::Config;
-use coffre_engine::freeze::{Freezer, FrozenMounts};
+use coffre_engine::freeze::{Freezer, FrozenMounts, GuardedFreezer};
 use coffre_engine::job::{BackupReport, JobDeps, JobError, backup};
 use coffre_engine::progress::{Cancel, Progress};
 use coffre_engine::{
@@ -17,9 +17,11 @@ use coffre_engine::{
     ProviderError, ProviderErrorKind, ProviderIdentity, Snapshot, SnapshotId, SnapshotProvider, Source, SystemClock,
     TakeRequest, TakenDisk,
 };
-use coffre_guard::{FreezeError, Owner};
+use coffre_guard::{FreezeError, Guard, GuardConfig, Owner, Proof, prove};
+use coffre_tests::mount::Scratch;
 use coffre_vault::{Encryption, InitOptions, OpenOptions, Point, Store, StoreConfig, StoreOptions, Vault};
 
+use super::guests::{Agent, Sshd};
 use super::kinds::Hook;
 
 const DISK_BYTES: u64 = 64 * 1024;
@@ -37,6 +39,11 @@ pub struct World {
     take: Take,
     /// The policy's.
     hold_at_most: &'static str,
+    /// What the machine names under `freeze`; the provider then looks whether it takes writes.
+    freeze: Option<PathBuf>,
+    /// Started when a hook is to run there.
+    agent: OnceLock<Agent>,
+    sshd: OnceLock<Sshd>,
 }
 
 impl World {
@@ -49,7 +56,18 @@ impl World {
             folder,
             take: Take::Works,
             hold_at_most: "60s",
+            freeze: None,
+            agent: OnceLock::new(),
+            sshd: OnceLock::new(),
         }
+    }
+
+    pub fn agent(&self) -> &Agent {
+        self.agent.get_or_init(|| Agent::start(self.folder.path()))
+    }
+
+    pub fn sshd(&self) -> &Sshd {
+        self.sshd.get_or_init(|| Sshd::start(self.folder.path()))
     }
 
     pub fn taking(self, take: Take) -> Self {
@@ -58,6 +76,14 @@ impl World {
 
     pub fn holding_at_most(self, hold_at_most: &'static str) -> Self {
         Self { hold_at_most, ..self }
+    }
+
+    /// With a guard, and a file system to freeze.
+    pub fn freezing(self, scratch: &Scratch) -> Self {
+        Self {
+            freeze: Some(scratch.freezable()),
+            ..self
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -91,11 +117,20 @@ impl World {
 
     fn config_with(&self, names: &[&str], tables: &str) -> Config {
         let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+        let freeze = self.freeze.as_ref().map(|mount| format!("freeze = [{mount:?}]\n"));
+        let agent = tables
+            .contains("on = \"agent\"")
+            .then(|| format!("agent = {:?}\n", self.agent().socket));
+        let ssh = tables.contains("on = \"ssh:m\"").then(|| self.sshd().table("m"));
         let text = format!(
-            "[coffre]\nstate = \"state\"\ncache = \"cache\"\nscripts = \"scripts\"\n[vault.v]\nurl = \"vault\"\nencryption = \
-             \"none\"\n[policy.p]\nhold-at-most = \"{}\"\n[machine.m]\nprovider = \"fake\"\npolicy = \"p\"\nhooks = [{}]\n{tables}",
+            "[coffre]\nstate = \"state\"\nrun = \"run\"\ncache = \"cache\"\nscripts = \"scripts\"\n[vault.v]\nurl = \
+             \"vault\"\nencryption = \"none\"\n[policy.p]\nhold-at-most = \"{}\"\n[machine.m]\nprovider = \"fake\"\npolicy \
+             = \"p\"\nhooks = [{}]\n{}{}{}{tables}",
             self.hold_at_most,
-            names.join(", ")
+            names.join(", "),
+            freeze.unwrap_or_default(),
+            agent.unwrap_or_default(),
+            ssh.unwrap_or_default(),
         );
         let config = Config::parse(&self.path("coffre.toml"), &text);
         config.unwrap_or_else(|error| panic!("{error}\nin\n{text}"))
@@ -121,17 +156,23 @@ impl World {
             let hook = super::kinds::load(&config, name).await;
             loaded.push(hook.unwrap_or_else(|failure| panic!("{failure:?}")));
         }
+        let guard = self.freeze.is_some().then(|| self.guard());
+        let freezer: Arc<dyn Freezer> = match &guard {
+            Some(guard) => Arc::new(GuardedFreezer::new(guard.clone(), &config, [])),
+            None => Arc::new(NothingToFreeze),
+        };
         let deps = JobDeps {
             provider: Arc::new(FakeProvider {
                 disk: self.path("disk"),
                 log: self.log_file(),
                 take: self.take,
+                looks_at: self.freeze.clone(),
             }),
             config,
             hooks: loaded,
             vault: self.vault().await,
-            guard: None,
-            freezer: Arc::new(NothingToFreeze),
+            guard,
+            freezer,
             clock: Arc::new(SystemClock),
             progress: Progress::new(),
             cancel: Cancel::new(),
@@ -147,6 +188,14 @@ impl World {
             .await
             .unwrap_or_else(|error| panic!("{error:?}"))
             .point
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::new(GuardConfig {
+            program: guard_program(),
+            run: self.path("run"),
+            state: self.path("state"),
+        })
     }
 
     async fn vault(&self) -> Vault {
@@ -182,10 +231,36 @@ pub fn is_alive(pid_file: &Path) -> bool {
     fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// `coffre-guard` as it is built beside the tests.
+fn guard_program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    // target/debug/deps/hooks-…
+    let program = test.ancestors().nth(2).unwrap().join("coffre-guard");
+    assert!(
+        program.exists(),
+        "{} is not there\nhint: `cargo xtask test` builds it, or `cargo build --workspace --bins`",
+        program.display()
+    );
+    program
+}
+
+/// Whether a write to this file system ends.
+pub fn takes_writes(mount: &Path) -> bool {
+    /// On a busy machine; one that waits for a thaw is not waited for longer.
+    const WITHIN: Duration = Duration::from_secs(1);
+    match prove(&guard_program(), mount, WITHIN) {
+        Proof::Writes { .. } => true,
+        Proof::Blocked { .. } => false,
+        other => panic!("{other:?}"),
+    }
+}
+
 struct FakeProvider {
     disk: PathBuf,
     log: PathBuf,
     take: Take,
+    /// A file system of which it says whether it took writes.
+    looks_at: Option<PathBuf>,
 }
 
 #[async_trait]
@@ -226,6 +301,14 @@ impl SnapshotProvider for FakeProvider {
     async fn take(&self, _: &Machine, _: &TakeRequest) -> Result<Snapshot, ProviderError> {
         let mut log = File::options().create(true).append(true).open(&self.log).unwrap();
         writeln!(log, "take").unwrap();
+        if let Some(mount) = &self.looks_at {
+            let about = if takes_writes(mount) {
+                "takes writes"
+            } else {
+                "is frozen"
+            };
+            writeln!(log, "{about}").unwrap();
+        }
         match self.take {
             Take::Works => {}
             Take::Fails => {

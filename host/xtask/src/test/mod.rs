@@ -96,6 +96,10 @@ pub fn provide() -> Result<()> {
         need("redis-server", "redis-server"),
         need("redis-cli", "redis-tools"),
         need("sqlite3", "sqlite3"),
+        // Hooks in a machine: tests start both on this host, below folders of their own.
+        need("qemu-ga", "qemu-guest-agent"),
+        need("sshd", "openssh-server"),
+        need("ssh", "openssh-client"),
     ])?;
     machine::provide_python()
 }

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{Checker, Result, json, settings};
 use crate::config::error::suggest;
-use crate::config::model::{GrantTable, HookConfig, HookKind, HookPlace, OnFailure, PluginConfig};
+use crate::config::model::{GrantTable, HookConfig, HookKind, OnFailure, PluginConfig, SshConfig};
 use crate::config::raw;
 use crate::config::words::{self, HOOK_GRANTS, PLUGIN_GRANTS};
 
@@ -17,7 +17,14 @@ use crate::config::words::{self, HOOK_GRANTS, PLUGIN_GRANTS};
 const HOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Checker<'_> {
-    pub(super) fn hook(&self, name: String, raw: raw::Hook, span: Range<usize>, scripts: &Path) -> Result<HookConfig> {
+    pub(super) fn hook(
+        &self,
+        name: String,
+        raw: raw::Hook,
+        span: Range<usize>,
+        scripts: &Path,
+        ssh: &BTreeMap<String, SshConfig>,
+    ) -> Result<HookConfig> {
         let kind = self.required(raw.kind.clone(), "kind", "\"rhai\"", span.clone())?;
         let kinds = [HookKind::Rhai, HookKind::Wasm, HookKind::Exec, HookKind::Azure].map(|kind| (kind.as_str(), kind));
         let hook_kind = self.one_of(&kind, "a kind of hook", &kinds)?;
@@ -28,12 +35,11 @@ impl Checker<'_> {
             ("downgrade", OnFailure::Downgrade),
             ("warn", OnFailure::Warn),
         ];
-        let on = raw.on.map(|on| match on.get_ref().strip_prefix("ssh:") {
-            Some(host) if !host.is_empty() => Ok(HookPlace::Ssh(host.to_owned())),
-            _ => self
-                .one_of(&on, "a place", &[("host", false), ("agent", true), ("ssh:NAME", false)])
-                .map(|agent| if agent { HookPlace::Agent } else { HookPlace::Host }),
-        });
+        let on = raw
+            .on
+            .as_ref()
+            .map(|on| self.place(on, hook_kind, &file, ssh))
+            .transpose()?;
         let retries = raw.retries.map_or(Ok(0), |retries| match *retries.get_ref() {
             few @ 0..=10 => Ok(few),
             _ => Err(self.wrong(retries.span(), "`retries` is at most 10", None)),
@@ -44,7 +50,7 @@ impl Checker<'_> {
             file: scripts.join(file.get_ref()),
             args: raw.args.map(Spanned::into_inner).unwrap_or_default(),
             application: raw.application.is_some_and(Spanned::into_inner),
-            on: on.transpose()?,
+            on,
             timeout: raw.timeout.map_or(Ok(HOOK_TIMEOUT), |word| {
                 self.word(&word, |text| words::duration_within(text, "`timeout`", "10ms", "10m"))
             })?,

@@ -1,6 +1,7 @@
 //! From the file's shape to the model: every word read, every name looked up, every path made absolute.
 
 mod code;
+mod reach;
 mod vault;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use toml::Spanned;
 
 use crate::config::error::{ConfigError, Problem, suggest};
 use crate::config::model::{
-    Config, DiskSelection, Folders, HookConfig, Keep, MachineConfig, PolicyConfig, Tracking, VaultConfig,
+    Config, DiskSelection, Folders, HookConfig, HookPlace, Keep, MachineConfig, PolicyConfig, Tracking, VaultConfig,
 };
 use crate::config::raw;
 use crate::config::words::{self, Pattern, Wrong};
@@ -39,8 +40,9 @@ pub(in crate::config) fn config(file: &Path, content: &str) -> Result<Config> {
     let coffre = checker.folders(raw.coffre)?;
     let vaults = checker.tables(raw.vault, "vault", |name, table, span| checker.vault(name, table, span))?;
     let policies = checker.tables(raw.policy, "policy", |name, table, _| checker.policy(name, table))?;
+    let ssh = checker.tables(raw.ssh, "host", |name, table, span| checker.ssh(name, table, span))?;
     let hooks = checker.tables(raw.hook, "hook", |name, table, span| {
-        checker.hook(name, table, span, &coffre.scripts)
+        checker.hook(name, table, span, &coffre.scripts, &ssh)
     })?;
     let plugins = checker.tables(raw.plugin, "plugin", |name, table, _| checker.plugin(name, table))?;
     let machines = checker.tables(raw.machine, "machine", |name, table, span| {
@@ -58,6 +60,7 @@ pub(in crate::config) fn config(file: &Path, content: &str) -> Result<Config> {
         policies,
         machines,
         hooks,
+        ssh,
         plugins,
     })
 }
@@ -288,6 +291,18 @@ impl<'a> Checker<'a> {
             if hooks.contains(hook.get_ref()) {
                 return Err(self.wrong(hook.span(), format!("hook `{}` twice", hook.get_ref()), None));
             }
+            let on_agent = known
+                .hooks
+                .get(hook.get_ref())
+                .is_some_and(|hook| hook.on == Some(HookPlace::Agent));
+            if on_agent && raw.agent.is_none() {
+                let message = format!(
+                    "hook `{}` runs by the guest agent, and `{name}` names none",
+                    hook.get_ref()
+                );
+                let hint = "add a line like: agent = \"/run/qemu/web01.qga\", the agent's socket on this host";
+                return Err(self.wrong(hook.span(), message, Some(hint.to_owned())));
+            }
             hooks.push(hook.into_inner());
         }
         let mut freeze: Vec<PathBuf> = Vec::new();
@@ -322,6 +337,7 @@ impl<'a> Checker<'a> {
             vault,
             hooks,
             freeze,
+            agent: self.optional_path(&raw.agent)?,
             tracking: raw
                 .tracking
                 .map_or(Ok(Tracking::Auto), |word| self.one_of(&word, "a tracking", &trackings))?,

@@ -178,3 +178,29 @@ async fn a_transfer_past_its_deadline_fails_and_lets_the_snapshot_go() {
     assert!(world.points().await.is_empty());
     world.assert_nothing_is_owed();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_that_does_not_say_where_it_runs_is_refused_where_the_provider_is_outside_the_machine() {
+    for (on, refused) in [("", true), ("on = \"host\"\n", false), ("on = \"ssh:m\"\n", false)] {
+        let kind = if on.contains("ssh") { "exec" } else { "rhai" };
+        let hook = format!("[hook.a]\nkind = \"{kind}\"\nfile = \"/a\"\n{on}");
+        let machine = MACHINE.replace(", \"b\"", "");
+        let ssh = "[ssh.m]\naddress = \"m\"\nuser = \"root\"\nkey = \"k\"\nhost-key = \"ssh-ed25519 AAAA\"\n";
+        let world = World::with(&format!("{POLICY}{hook}{ssh}{machine}")).await;
+        *world.runs_outside.lock() = true;
+        let result = world.backup().await;
+        assert_eq!(
+            matches!(result, Err(JobError::HookNowhere { .. })),
+            refused,
+            "{on}: {result:?}"
+        );
+        if refused {
+            let hint = result.unwrap_err().hint().unwrap();
+            assert!(
+                hint.contains("`on = \"agent\"`") && hint.contains("`on = \"ssh:NAME\"`"),
+                "{hint}"
+            );
+            assert_eq!(world.take_log(), Vec::<String>::new(), "nothing is disturbed");
+        }
+    }
+}

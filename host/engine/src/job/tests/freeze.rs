@@ -5,7 +5,7 @@ use std::time::Duration;
 use coffre_guard::FreezeEnd;
 use coffre_vault::NoteLevel;
 
-use super::world::{FREEZES, Fault, HOOKS, POLICY, World};
+use super::world::{FREEZES, Fault, HOOKS, MACHINE, POLICY, World};
 use crate::job::jobs;
 use crate::journal::JobOutcome;
 use crate::machine::Consistency;
@@ -109,4 +109,128 @@ async fn what_is_frozen_is_thawed_when_the_snapshot_fails_or_panics() {
         }
         world.assert_nothing_is_owed();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hooks_file_says_whether_what_the_machine_names_is_frozen() {
+    for (wants, log) in [
+        (Some(true), &["pre a", "freeze", "take", "thaw", "post a"][..]),
+        (Some(false), &["pre a", "take", "post a"][..]),
+    ] {
+        let world = freezing("hooks = [\"a\"]\n").await;
+        *world.hooks_want_freeze.lock() = wants;
+        // So that what the point is worth without hooks is told.
+        world.fault("pre a", Fault::Fail);
+        let point = world.backup().await.unwrap().point;
+        assert_eq!(disturbing(&world), log);
+        let (reached, reason) = (point.consistency.reached, &point.consistency.reason);
+        if wants == Some(true) {
+            assert_eq!(reached, Consistency::FileSystem);
+        } else {
+            assert_eq!(reached, Consistency::Crash);
+            assert!(
+                reason.ends_with("nothing was frozen, as the file of hook a says; a fake"),
+                "{reason}"
+            );
+            let said = point
+                .notes
+                .iter()
+                .find(|note| note.code == "check")
+                .map(|note| &*note.text);
+            let wanted = "what [machine.m] names under `freeze` is not frozen: the file of hook a says that nothing is";
+            assert_eq!(said, Some(wanted));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hooks_file_that_wants_a_freeze_where_nothing_is_named_is_told() {
+    let world = World::with(&format!("{POLICY}{HOOKS}{MACHINE}")).await;
+    *world.hooks_want_freeze.lock() = Some(true);
+    let point = world.backup().await.unwrap().point;
+    let said: Vec<&str> = (point.notes.iter().filter(|note| note.code == "check"))
+        .map(|note| note.text.as_str())
+        .collect();
+    assert_eq!(said.len(), 2, "one for each hook: {said:?}");
+    assert_eq!(
+        said[0],
+        "the file of hook a wants file systems to be frozen, and [machine.m] names none under `freeze`: nothing is frozen but \
+         by the provider"
+    );
+    assert!(!disturbing(&world).contains(&"freeze".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_hook_froze_counts_where_all_that_the_machine_names_was_frozen() {
+    struct Case {
+        names: &'static str,
+        hook_freezes: &'static [&'static str],
+        thawed_early: bool,
+        log: &'static [&'static str],
+        reached: Consistency,
+        reason: &'static str,
+    }
+    let both = "\"/srv/app\", \"/srv\"";
+    let cases = [
+        Case {
+            names: "\"/srv\"",
+            hook_freezes: &["/srv"],
+            thawed_early: false,
+            log: &["pre a", "take", "post a"],
+            reached: Consistency::FileSystem,
+            reason: "/srv frozen until the snapshot was there",
+        },
+        Case {
+            names: both,
+            hook_freezes: &["/srv/app", "/else"],
+            thawed_early: false,
+            log: &["pre a", "freeze", "take", "thaw", "post a"],
+            reached: Consistency::FileSystem,
+            reason: "/srv/app, /srv frozen until the snapshot was there",
+        },
+        Case {
+            names: both,
+            hook_freezes: &["/srv/app"],
+            thawed_early: true,
+            log: &["pre a", "freeze", "take", "thaw", "post a"],
+            reached: Consistency::Crash,
+            reason: "hook a did not keep /srv/app frozen until the snapshot was there; a fake",
+        },
+        Case {
+            // Nobody has said that this is all that is written to.
+            names: "",
+            hook_freezes: &["/srv"],
+            thawed_early: false,
+            log: &["pre a", "take", "post a"],
+            reached: Consistency::Crash,
+            reason: "a fake",
+        },
+    ];
+    for case in cases {
+        let machine = FREEZES.replace("\"/srv\"", case.names);
+        let world = World::with(&format!("{POLICY}{HOOKS}{machine}hooks = [\"a\"]\n")).await;
+        *world.hooks_declare.lock() = false;
+        *world.hook_freezes.lock() = case.hook_freezes.iter().map(Into::into).collect();
+        *world.hook_is_thawed_early.lock() = case.thawed_early;
+        let point = world.backup().await.unwrap().point;
+        assert_eq!(disturbing(&world), case.log);
+        assert_eq!(point.consistency.reached, case.reached, "{}", point.consistency.reason);
+        assert_eq!(point.consistency.reason, case.reason);
+        assert_eq!(point.frozen_ms.is_some(), !case.names.is_empty());
+        let told = point.notes.iter().any(|note| note.code == "thawed-early");
+        assert_eq!(told, case.thawed_early);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hook_whose_post_failed_has_kept_nothing_frozen() {
+    let world = freezing("hooks = [\"a\"]\n").await;
+    *world.hook_freezes.lock() = vec!["/srv".into()];
+    world.fault("post a", Fault::Fail);
+    let point = world.backup().await.unwrap().point;
+    assert_eq!(point.consistency.reached, Consistency::Crash);
+    assert_eq!(
+        point.consistency.reason,
+        "post of hook a failed; without hooks: hook a did not keep /srv frozen until the snapshot was there; a fake"
+    );
 }

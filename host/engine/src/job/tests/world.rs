@@ -16,7 +16,10 @@ use super::store::BreakingStore;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::freeze::{Freezer, FrozenMounts};
-use crate::hook::{HookContext, HookFailure, HookFailureKind, HookRunner, PostReport, PreReport, SnapshotOutcome};
+use crate::hook::{
+    HookContext, HookFailure, HookFailureKind, HookFreeze, HookRunner, HookTerms, PostReport, PreReport,
+    SnapshotOutcome,
+};
 use crate::job::{BackupReport, JobDeps, JobError, backup};
 use crate::journal::JobRecord;
 use crate::machine::{Attachment, Consistency, DiskId, DiskInfo, Extent, Finding, Machine};
@@ -78,6 +81,16 @@ pub struct World {
     held_by: Mutex<Option<String>>,
     /// How a freeze that is thawed had ended; none: it cannot be frozen.
     pub freeze_ends: Mutex<Option<FreezeEnd>>,
+    /// The provider works from outside the machine.
+    pub runs_outside: Mutex<bool>,
+    /// Hooks say that their application is at rest.
+    pub hooks_declare: Mutex<bool>,
+    /// What hook `a` freezes in its `pre`.
+    pub hook_freezes: Mutex<Vec<PathBuf>>,
+    /// That is thawed by somebody before the snapshot is there.
+    pub hook_is_thawed_early: Mutex<bool>,
+    /// What the hooks' own files say of freezing.
+    pub hooks_want_freeze: Mutex<Option<bool>>,
     pub store: Arc<BreakingStore>,
     hung: Notify,
 }
@@ -134,6 +147,11 @@ impl World {
             kept: Mutex::default(),
             held_by: Mutex::default(),
             freeze_ends: Mutex::new(Some(FreezeEnd::Held)),
+            runs_outside: Mutex::default(),
+            hooks_declare: Mutex::new(true),
+            hook_freezes: Mutex::default(),
+            hook_is_thawed_early: Mutex::default(),
+            hooks_want_freeze: Mutex::default(),
             store,
             hung: Notify::new(),
         })
@@ -351,6 +369,10 @@ impl Freezer for FakeFreezer {
 }
 
 impl FrozenMounts for FakeFrozen {
+    fn holds(&self) -> bool {
+        true
+    }
+
     fn thaw(self: Box<Self>) -> Thawed {
         self.world.log.lock().push("thaw".to_owned());
         Thawed {
@@ -393,7 +415,7 @@ impl SnapshotProvider for FakeProvider {
             best_consistency: Consistency::Crash,
             one_instant: true,
             tracks_changes: true,
-            runs_outside: false,
+            runs_outside: *self.0.runs_outside.lock(),
             settings_schema: "{}".to_owned(),
         })
     }
@@ -562,6 +584,25 @@ impl HookRunner for FakeHook {
         Ok(Vec::new())
     }
 
+    fn terms(&self) -> HookTerms {
+        HookTerms {
+            wants_freeze: *self.world.hooks_want_freeze.lock(),
+            ..HookTerms::default()
+        }
+    }
+
+    fn frozen(&self, _: &str) -> Vec<HookFreeze> {
+        let is_taken = self.world.log.lock().iter().any(|line| line == "take");
+        if self.name != "a" || (is_taken && *self.world.hook_is_thawed_early.lock()) {
+            return Vec::new();
+        }
+        let freeze = |mount: &PathBuf| HookFreeze {
+            mount: mount.clone(),
+            since: std::time::Instant::now(),
+        };
+        self.world.hook_freezes.lock().iter().map(freeze).collect()
+    }
+
     fn still_held(&self, job: &str) -> Result<(), HookFailure> {
         assert_eq!(self.world.held_by.lock().as_deref(), Some(job));
         if self
@@ -580,7 +621,7 @@ impl HookRunner for FakeHook {
         *self.world.held_by.lock() = Some(context.job.clone());
         self.step("pre").await?;
         Ok(PreReport {
-            application_consistent: true,
+            application_consistent: *self.world.hooks_declare.lock(),
             memory: Some(format!("memory of {}", self.name)),
             output: format!("{} rests", self.name),
         })

@@ -109,7 +109,7 @@ impl PluginFile {
             retries: Some(self.pre.retries),
             post_retries: self.post.retries,
             on_failure: Some(if goes_on { OnFailure::Downgrade } else { OnFailure::Fail }),
-            wants_freeze: self.freeze,
+            wants_freeze: Some(self.freeze),
         }
     }
 }
@@ -182,7 +182,7 @@ mod tests {
             retries: Some(0),
             post_retries: 0,
             on_failure: Some(OnFailure::Downgrade),
-            wants_freeze: true,
+            wants_freeze: Some(true),
         };
         assert_eq!(file.terms(), terms);
     }
@@ -216,7 +216,7 @@ mod tests {
             ))
             .unwrap();
             assert_eq!(file.terms().on_failure, Some(wanted), "{goes_on} {freeze}");
-            assert_eq!(file.terms().wants_freeze, freeze);
+            assert_eq!(file.terms().wants_freeze, Some(freeze));
         }
     }
 

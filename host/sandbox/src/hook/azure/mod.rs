@@ -213,11 +213,6 @@ impl HookRunner for AzureHook {
             );
             found.push(finding(FindingLevel::Note, text));
         }
-        if file.freeze {
-            let text = "fsFreezeEnabled is true; whether file systems are frozen around the snapshot is a matter of the \
-                        machine's provider in this version";
-            found.push(finding(FindingLevel::Note, text.to_owned()));
-        }
         Ok(found)
     }
 
