@@ -65,6 +65,12 @@ impl Output {
     }
 }
 
+/// How wide the terminal is that stdout is; none where it is none, or does not know.
+pub fn terminal_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// A reader that has gone (`coffre points | head -1`) is no failure.
 fn write_stdout(text: &str) -> anyhow::Result<()> {
     let written = screen::beside_the_bars(|| {

@@ -23,7 +23,7 @@ use crate::output::{Output, count, size, span};
 use crate::progress::{DiskView, Style, View, Watch};
 use crate::report::Report;
 use crate::shape::{NoteShape, PointShape};
-use crate::{left_behind, plugins, screen, stop, wire};
+use crate::{left_behind, plugins, rehearsals, screen, stop, wire};
 
 #[derive(Serialize)]
 struct Document {
@@ -186,6 +186,7 @@ impl Shared {
             () = self.cancel.cancelled() => return Err(stop::cancelled().into()),
             ready = ready => ready?,
         };
+        rehearsals::pay_and_say(&self.config, &self.guard, machine).await;
         let deps = parts.into_deps(self.config.clone(), vault, progress.clone(), self.cancel.clone());
         let watch = Watch::start(self.style, name, move || view(&progress.snapshot()));
         let result = job::backup(&deps, name).await;

@@ -21,7 +21,7 @@ pub const PLUGIN_GRANTS: &[&str] = &[
 ];
 
 /// What can be granted to a hook; which of it means something depends on the hook's kind. See docs/hooks.md.
-pub const HOOK_GRANTS: &[&str] = &["disk-read", "process", "secret", "storage-write"];
+pub const HOOK_GRANTS: &[&str] = &["disk-read", "freeze", "process", "secret", "service", "storage-write"];
 
 /// What is wrong with a word, and what to do about it.
 pub(super) type Wrong = (String, Option<String>);

@@ -1,5 +1,6 @@
 //! Hosts and guards that are killed while something is owed, on scratch file systems. Needs root.
 
+mod figures;
 mod freezing;
 mod killed;
 mod world;
