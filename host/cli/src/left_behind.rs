@@ -21,6 +21,7 @@ pub struct LeftBehind {
 
 /// Pays, tells the journals, and forgets what has been told. What a busy machine could not be told is told next time.
 pub fn settle_and_tell(config: &Config, guard: &Guard) -> LeftBehind {
+    coffre_sandbox::hook::remove_left_behind();
     let Found {
         left,
         running,

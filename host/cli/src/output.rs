@@ -140,6 +140,16 @@ pub fn span(duration: Duration) -> String {
     }
 }
 
+/// How long applications were held, and how much of it is our own doing.
+pub fn held(held_ms: u64, overhead_ms: Option<u64>) -> String {
+    let overhead = overhead_ms.map(|ms| format!(" ({ms} ms of it neither in hooks nor in the snapshot)"));
+    format!(
+        "{}{}",
+        span(Duration::from_millis(held_ms)),
+        overhead.unwrap_or_default()
+    )
+}
+
 /// Local time to the second; JSON has UTC instead.
 pub fn time(at: Timestamp) -> String {
     at.to_zoned(TimeZone::system())

@@ -266,6 +266,34 @@ fn a_test_of_hooks_that_somebody_kills_is_made_good_by_doctor_and_by_a_backup() 
 }
 
 #[test]
+fn when_a_test_of_hooks_and_its_guard_are_both_killed_the_next_start_lets_everybody_go() {
+    let tried = Tried::new("20s");
+    for start in [&["doctor"][..], &["backup", "web01"], &["hook", "test"]] {
+        let _ = fs::remove_file(tried.app("owed"));
+        let mut child = held(&tried, "50s");
+        let host = child.id() as i32;
+        let guard = processes().find(|(_, name, parent)| name.starts_with("coffre-guard") && *parent == host);
+        // Stopped first, so that neither can act for the other.
+        signal("STOP", host);
+        signal("KILL", guard.expect("it has a guard").0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            !takes_writes(&tried.mount.path(), A_WHILE),
+            "nobody was there to thaw it"
+        );
+        let ran = tried.place.run(start).expect(0);
+        let said = ran.stdout + &ran.stderr;
+        assert!(
+            said.contains("was thawed at a later start") && said.contains("it takes writes"),
+            "{said}"
+        );
+        tried.assert_let_go();
+        assert!(tried.app("owed").exists(), "what was owed was run: {said}");
+    }
+}
+
+#[test]
 fn a_test_of_hooks_that_is_interrupted_lets_go_first_and_ends_with_130() {
     let tried = Tried::new("20s");
     let mut child = held(&tried, "8s");

@@ -17,6 +17,7 @@ mod hook_faults;
 mod hooks;
 mod keys;
 mod killed;
+mod killed_hooks;
 mod machine;
 mod plugins;
 mod promises;
