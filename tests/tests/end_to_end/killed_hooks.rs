@@ -25,7 +25,11 @@ fn place(config: &str, files: &[(&str, &str, u32)]) -> Place {
     fs::create_dir(place.path("scripts")).unwrap();
     for (name, content, mode) in files {
         let file = place.path("scripts").join(name);
-        fs::write(&file, content.replace("FOLDER", place.path("").display().to_string().trim_end_matches('/'))).unwrap();
+        fs::write(
+            &file,
+            content.replace("FOLDER", place.path("").display().to_string().trim_end_matches('/')),
+        )
+        .unwrap();
         fs::set_permissions(&file, Permissions::from_mode(*mode)).unwrap();
     }
     write_noise(&sparse(&place.images().join("a.img"), MIB), 0, MIB, 1);
