@@ -42,7 +42,10 @@ impl Scratch {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::create_dir(folder.path().join("mnt")).unwrap();
         let scratch = Self { folder };
-        scratch.mount(image, "loop,nouuid");
+        let mut magic = [0; 4];
+        let opened = std::fs::File::open(image).unwrap();
+        std::os::unix::fs::FileExt::read_exact_at(&opened, &mut magic, 0).unwrap();
+        scratch.mount(image, if &magic == b"XFSB" { "loop,nouuid" } else { "loop" });
         scratch
     }
 

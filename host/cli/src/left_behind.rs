@@ -6,7 +6,7 @@ use coffre_engine::state::State;
 use coffre_engine::{Chain, SystemClock};
 use coffre_guard::{Found, Guard, Settlement, settle};
 
-use crate::screen;
+use crate::{rehearsals, screen};
 
 /// What was found, and told to the journals of the jobs that it was about.
 pub struct LeftBehind {
@@ -21,12 +21,13 @@ pub struct LeftBehind {
 
 /// Pays, tells the journals, and forgets what has been told. What a busy machine could not be told is told next time.
 pub fn settle_and_tell(config: &Config, guard: &Guard) -> LeftBehind {
+    coffre_sandbox::hook::remove_left_behind();
     let Found {
         left,
         running,
         unreadable,
     } = settle(guard.config());
-    let state = State::new(&config.coffre.state);
+    let states = [State::new(&config.coffre.state), rehearsals::state(config)];
     let mut found = LeftBehind {
         settled: Vec::new(),
         kept_in: Vec::new(),
@@ -36,12 +37,16 @@ pub fn settle_and_tell(config: &Config, guard: &Guard) -> LeftBehind {
     for left in left {
         let mut all_told = true;
         for settled in &left.settlements {
-            match tell(&state, &SystemClock, settled) {
-                Ok(Told::Yes | Told::NoSuchJob) => {}
-                Ok(Told::Busy) => all_told = false,
-                Err(error) => {
-                    all_told = false;
-                    tracing::warn!(job = settled.owner.job, "its journal was not told: {}", Chain(&error));
+            // The journal of one of them knows the job.
+            for state in &states {
+                match tell(state, &SystemClock, settled) {
+                    Ok(Told::Yes) => break,
+                    Ok(Told::NoSuchJob) => {}
+                    Ok(Told::Busy) => all_told = false,
+                    Err(error) => {
+                        all_told = false;
+                        tracing::warn!(job = settled.owner.job, "its journal was not told: {}", Chain(&error));
+                    }
                 }
             }
         }

@@ -11,6 +11,7 @@ mod machine;
 mod output;
 mod plugins;
 mod progress;
+mod rehearsals;
 mod report;
 mod screen;
 mod shape;

@@ -65,6 +65,12 @@ impl Output {
     }
 }
 
+/// How wide the terminal is that stdout is; none where it is none, or does not know.
+pub fn terminal_columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
 /// A reader that has gone (`coffre points | head -1`) is no failure.
 fn write_stdout(text: &str) -> anyhow::Result<()> {
     let written = screen::beside_the_bars(|| {
@@ -132,6 +138,16 @@ pub fn span(duration: Duration) -> String {
     } else {
         format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60)
     }
+}
+
+/// How long applications were held, and how much of it is our own doing.
+pub fn held(held_ms: u64, overhead_ms: Option<u64>) -> String {
+    let overhead = overhead_ms.map(|ms| format!(" ({ms} ms of it neither in hooks nor in the snapshot)"));
+    format!(
+        "{}{}",
+        span(Duration::from_millis(held_ms)),
+        overhead.unwrap_or_default()
+    )
 }
 
 /// Local time to the second; JSON has UTC instead.

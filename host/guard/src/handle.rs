@@ -1,6 +1,6 @@
 //! The host's side: a guard that is started when something is owed for the first time, and what is owed to it.
 //!
-//! A [`Guard`] is cheap to copy and may be used from any thread; its calls block for a round trip of some 50 µs. A debt goes
+//! A [`Guard`] is cheap to copy and may be used from any thread; its calls block for a round trip. A debt goes
 //! into the ledger, then to the guard, and only when the guard has said yes may it be incurred. Nothing here is undone by
 //! being dropped: what was not taken back by [`Owed::paid`] stays owed, and the guard pays it when this process is gone.
 //!

@@ -76,6 +76,9 @@ impl std::fmt::Display for Settlement {
                     (Debt::EndTree { .. }, Outcome::Ended { processes: 0 }) => {
                         write!(out, "a command had ended with all it had started")?
                     }
+                    (Debt::EndTree { .. }, Outcome::Ended { processes: 1 }) => {
+                        write!(out, "a process of a command was ended")?
+                    }
                     (Debt::EndTree { .. }, Outcome::Ended { processes }) => {
                         write!(out, "{processes} processes of a command were ended")?
                     }

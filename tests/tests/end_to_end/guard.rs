@@ -15,9 +15,9 @@ use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 /// A write that has not ended after this waits for a thaw.
-const A_WHILE: Duration = Duration::from_millis(300);
+pub const A_WHILE: Duration = Duration::from_millis(300);
 /// A write to a file system that takes them, on a busy machine.
-const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(20);
 /// So many pieces of an image take XFS seconds to clone: long enough to be killed in the middle.
 const PIECES: u64 = 150_000;
 
@@ -72,7 +72,7 @@ impl Frozen {
 
 /// Waits until a thaw is owed, and then until a write waits: the debt comes before the freeze, and a write that waits
 /// may be one on a slow machine.
-fn until_frozen(place: &Place, mount: &Path) {
+pub fn until_frozen(place: &Place, mount: &Path) {
     until(|| ledger(place).is_some_and(|text| text.contains("\"kind\":\"thaw\"")));
     until(|| !takes_writes(mount, A_WHILE));
 }
@@ -88,34 +88,34 @@ fn in_pieces(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-struct Backup {
+pub struct Backup {
     child: Child,
 }
 
 impl Backup {
-    fn start(place: &Place) -> Self {
+    pub fn start(place: &Place) -> Self {
         let mut command = place.command(&["backup", "web01"]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         Self { child }
     }
 
-    fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
     /// Its guard, which is a child of it.
-    fn guard(&self) -> i32 {
+    pub fn guard(&self) -> i32 {
         let found = processes().find(|(_, name, parent)| name.starts_with("coffre-guard") && *parent == self.pid());
         found.expect("it has a guard").0
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         signal("KILL", self.pid());
         self.child.wait().unwrap();
     }
 
     /// Its exit code and what it said.
-    fn end(mut self) -> (i32, String) {
+    pub fn end(mut self) -> (i32, String) {
         let mut said = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
         let code = self.child.wait().unwrap().code().unwrap_or(-1);
@@ -132,7 +132,7 @@ impl Drop for Backup {
 }
 
 /// Number, name and parent of every process that is not a zombie.
-fn processes() -> impl Iterator<Item = (i32, String, i32)> {
+pub fn processes() -> impl Iterator<Item = (i32, String, i32)> {
     fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
@@ -144,7 +144,7 @@ fn processes() -> impl Iterator<Item = (i32, String, i32)> {
     })
 }
 
-fn signal(name: &str, pid: i32) {
+pub fn signal(name: &str, pid: i32) {
     let status = Command::new("kill")
         .arg(format!("-{name}"))
         .arg(pid.to_string())
@@ -153,7 +153,7 @@ fn signal(name: &str, pid: i32) {
 }
 
 #[track_caller]
-fn until(mut what: impl FnMut() -> bool) {
+pub fn until(mut what: impl FnMut() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(60);
     while !what() {
         assert!(Instant::now() < give_up, "it did not come to be within a minute");
@@ -171,7 +171,7 @@ fn ledger(place: &Place) -> Option<String> {
 }
 
 /// Whether a write ends within that time, by a process that may sleep for good.
-fn takes_writes(mount: &Path, within: Duration) -> bool {
+pub fn takes_writes(mount: &Path, within: Duration) -> bool {
     let mut child = Command::new(target_folder().join("coffre-guard"))
         .arg("prove")
         .arg(mount)

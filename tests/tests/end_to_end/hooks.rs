@@ -77,6 +77,32 @@ fn hooks_run_in_order_and_back_and_make_a_point_application_consistent() {
 }
 
 #[test]
+fn how_long_coffre_itself_held_applications_is_printed_and_stored() {
+    let place = place(
+        &[(
+            "rests",
+            "fn pre(ctx) { sleep(300); application_consistent(); }\nfn post(ctx) { sleep(200); }",
+        )],
+        "",
+    );
+    let printed = place.run(&["backup", "web01"]).expect(0).stdout;
+    let point = place.points("web01").pop().unwrap();
+    let (held, overhead) = (
+        point["held_ms"].as_u64().unwrap(),
+        point["hold_overhead_ms"].as_u64().unwrap(),
+    );
+    // Neither the hooks' own time nor the snapshot's is in it.
+    assert!(held >= 500 && overhead + 500 <= held, "{point}");
+    let said = format!("({overhead} ms of it neither in hooks nor in the snapshot)");
+    assert!(printed.contains(&said), "{said}: {printed}");
+    let job = point["job"].as_str().unwrap();
+    let shown = place.run(&["jobs", "show", job]).expect(0).stdout;
+    assert!(shown.contains(&said), "{said}: {shown}");
+    let shown = place.json(&["jobs", "show", job]);
+    assert_eq!(shown["hold_overhead_ms"], overhead, "{shown}");
+}
+
+#[test]
 fn a_hook_that_may_run_nothing_runs_nothing_and_names_the_grant() {
     let place = place(
         &[("sneaky", "fn pre(ctx) { run(\"/usr/bin/id\", []); }")],

@@ -41,7 +41,8 @@ pub enum HookCommand {
 
 /// Write a hook to start from, and show the lines that the configuration needs
 ///
-/// Nothing that exists is overwritten, and the configuration is not touched.
+/// Nothing that exists is overwritten, and the configuration is not touched. What components and the scripts of Azure's
+/// framework need stands in docs/hooks.md.
 #[derive(Debug, Args)]
 pub struct NewHookArgs {
     /// What the hook shall be called

@@ -19,11 +19,11 @@ use tokio::task::JoinSet;
 use crate::args::{BackupArgs, Global};
 use crate::exit::{Complaint, Exit};
 use crate::machine::Parts;
-use crate::output::{Output, count, size, span};
+use crate::output::{Output, count, held, size, span};
 use crate::progress::{DiskView, Style, View, Watch};
 use crate::report::Report;
 use crate::shape::{NoteShape, PointShape};
-use crate::{left_behind, plugins, screen, stop, wire};
+use crate::{left_behind, plugins, rehearsals, screen, stop, wire};
 
 #[derive(Serialize)]
 struct Document {
@@ -186,6 +186,7 @@ impl Shared {
             () = self.cancel.cancelled() => return Err(stop::cancelled().into()),
             ready = ready => ready?,
         };
+        rehearsals::pay_and_say(&self.config, &self.guard, machine).await;
         let deps = parts.into_deps(self.config.clone(), vault, progress.clone(), self.cancel.clone());
         let watch = Watch::start(self.style, name, move || view(&progress.snapshot()));
         let result = job::backup(&deps, name).await;
@@ -312,18 +313,10 @@ fn lines(report: &BackupReport, all: bool) -> Vec<String> {
     }
     if !point.hooks.is_empty() {
         let names: Vec<_> = point.hooks.iter().map(|hook| hook.name.as_str()).collect();
-        let held = point
+        let of_them = point
             .held_ms
-            .map(|ms| format!(", applications held {}", span(Duration::from_millis(ms))));
-        let overhead = point
-            .hold_overhead_ms
-            .map(|ms| format!(" ({ms} ms of it neither in hooks nor in the snapshot)"));
-        lines.push(format!(
-            "  hooks: {}{}{}",
-            names.join(", "),
-            held.unwrap_or_default(),
-            overhead.unwrap_or_default()
-        ));
+            .map(|ms| format!(", applications held {}", held(ms, point.hold_overhead_ms)));
+        lines.push(format!("  hooks: {}{}", names.join(", "), of_them.unwrap_or_default()));
     }
     // What the second line says already.
     let notes = report.notes.iter().filter(|note| note.code != "downgraded");

@@ -18,7 +18,7 @@ use crate::machine::Parts;
 use crate::output::Output;
 use crate::report::Report;
 use crate::shape::NoteShape;
-use crate::{plugins, screen, wire};
+use crate::{plugins, rehearsals, screen, wire};
 
 /// A file system that is well takes a write within milliseconds, a busy one within seconds.
 const PROVED_WITHIN: Duration = Duration::from_secs(5);
@@ -122,15 +122,22 @@ async fn pay_jobs(config: &Arc<Config>, guard: &Guard, output: &Output) -> anyho
     let state = State::new(&config.coffre.state);
     let mut all = Vec::new();
     for machine in config.machines.values() {
-        if !job::owes(&state, &machine.name)? {
+        let owes = job::owes(&state, &machine.name)?;
+        let tried = rehearsals::pay(config, guard, machine).await;
+        if !owes && matches!(tried, Ok(None)) {
             continue;
         }
         let paid = async {
+            let mut notes = tried?.unwrap_or_default();
+            if !owes {
+                return Ok(notes);
+            }
             let catalog = plugins::catalog(config, guard)?;
             let parts = Parts::load(config, &catalog, guard, machine).await?;
             let vault = wire::open_vault(config, &machine.vault).await?.vault;
             let deps = parts.into_deps(config.clone(), vault, Progress::new(), Cancel::new());
-            anyhow::Ok(job::pay(&deps, &machine.name).await?)
+            notes.extend(job::pay(&deps, &machine.name).await?);
+            anyhow::Ok(notes)
         };
         let name = machine.name.clone();
         let (notes, error) = match paid.await {

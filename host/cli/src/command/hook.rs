@@ -12,6 +12,7 @@ use coffre_engine::config::{Config, MachineConfig};
 use crate::args::{Global, HookCommand};
 use crate::exit::{Complaint, Exit};
 use crate::output::Output;
+use crate::report::Report;
 use crate::stop;
 
 pub async fn run(command: &HookCommand, global: &Global, output: &Output) -> anyhow::Result<Exit> {
@@ -29,6 +30,14 @@ pub async fn run(command: &HookCommand, global: &Global, output: &Output) -> any
 fn users<'a>(config: &'a Config, hook: &'a str) -> impl Iterator<Item = &'a MachineConfig> + 'a {
     let uses = move |machine: &&MachineConfig| machine.hooks.iter().any(|name| name == hook);
     config.machines.values().filter(uses)
+}
+
+/// What stands before an error of one hook among several, where the error does not name it.
+fn about(hook: &str, error: &Report) -> String {
+    if error.message.contains(hook) {
+        return String::new();
+    }
+    format!("{hook}: ")
 }
 
 /// The machine that hooks are tried for: the one that was named, or the only one that uses them all.

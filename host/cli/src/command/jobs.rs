@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::{Global, JobsArgs, JobsCommand, JobsList};
 use crate::exit::{Complaint, Exit};
-use crate::output::{Output, size, span, table, time};
+use crate::output::{Output, held, size, span, table, time};
 use crate::shape::NoteShape;
 use crate::wire;
 
@@ -101,7 +101,7 @@ fn describe(job: &JobView) -> String {
             "snapshot",
             job.consistency.map(|reached| format!("{reached} consistent")),
         ),
-        ("held", job.held_ms.map(|ms| span(Duration::from_millis(ms)))),
+        ("held", job.held_ms.map(|ms| held(ms, job.hold_overhead_ms))),
         ("frozen", job.frozen_ms.map(|ms| span(Duration::from_millis(ms)))),
         ("disks", (!disks.is_empty()).then(|| disks.join(", "))),
         ("read", Some(size(job.read_bytes))),

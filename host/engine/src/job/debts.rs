@@ -9,7 +9,7 @@ use coffre_vault::{CommitError, NoteLevel, SessionNumber, StepOutcome};
 use tokio::time::sleep;
 
 use super::error::JobError;
-use super::rest::post;
+use super::rest::{hinted, post};
 use super::run::Run;
 use super::send::bases_of;
 use super::snapshot::{LoadedHook, context};
@@ -186,7 +186,7 @@ async fn pay_hooks(run: &mut Run<'_>, job: &str, disks: &[DiskId], outcome: Snap
         };
         let ended = post(run, &hook, &context, &owed, outcome, None).await;
         if let Some(failure) = ended.failure {
-            let text = format!("post of hook {} failed: {failure}", owed.name);
+            let text = format!("post of hook {} failed: {failure}{}", owed.name, hinted(&failure));
             run.say_quietly(NoteLevel::Error, "hook-failed", text);
         }
     }

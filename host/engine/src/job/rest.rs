@@ -270,7 +270,7 @@ impl Hold {
         run.say_quietly(
             NoteLevel::Warning,
             "hook-failed",
-            format!("{step} of hook {name} failed: {source}"),
+            format!("{step} of hook {name} failed: {source}{}", hinted(&source)),
         );
         Ok(())
     }
@@ -494,6 +494,12 @@ impl Hold {
             frozen: by_provider.or_else(|| freeze.frozen()),
         }
     }
+}
+
+/// What to do about a failure, behind what it says.
+pub(super) fn hinted(failure: &HookFailure) -> String {
+    let hint = failure.hint.as_ref();
+    hint.map_or_else(String::new, |hint| format!("; hint: {hint}"))
 }
 
 /// How often a step is run in all, if it goes on failing like this.

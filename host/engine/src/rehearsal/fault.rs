@@ -55,6 +55,11 @@ impl Fault {
             Self::LoseSession => "lose-session",
         }
     }
+
+    /// What a step says that failed of it.
+    pub fn text(self) -> String {
+        format!("a fault on purpose: {}", self.as_str())
+    }
 }
 
 impl FromStr for Fault {
@@ -76,7 +81,7 @@ impl FaultyHook {
     fn failure(&self, kind: HookFailureKind, output: &str) -> HookFailure {
         HookFailure {
             output: output.to_owned(),
-            ..HookFailure::new(kind, format!("a fault on purpose: {}", self.fault.as_str()))
+            ..HookFailure::new(kind, self.fault.text())
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::progress::Phase;
 /// What lay between the first pre and the last post of a job. Times are milliseconds since the first pre began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timeline {
+    /// When the first pre began; none where no hook was started.
+    pub began_at: Option<Timestamp>,
     /// In the order in which they began.
     pub spans: Vec<Span>,
     /// By hook, from the beginning of its pre to the end of its post; none while it is still held.
@@ -21,13 +23,15 @@ pub struct Timeline {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Span {
     pub step: SpanStep,
-    /// None for the snapshot.
+    /// None for the snapshot and the guard.
     pub hook: Option<String>,
     pub from_ms: u64,
     /// None: it never ended, since its process went away.
     pub to_ms: Option<u64>,
     pub attempts: u32,
     pub error: Option<String>,
+    /// What the hook said.
+    pub output: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,6 +40,8 @@ pub enum SpanStep {
     Pre,
     Snapshot,
     Post,
+    /// The guard let go what a killed process had held.
+    Guard,
 }
 
 impl SpanStep {
@@ -44,6 +50,7 @@ impl SpanStep {
             Self::Pre => "pre",
             Self::Snapshot => "snapshot",
             Self::Post => "post",
+            Self::Guard => "guard",
         }
     }
 }
@@ -57,12 +64,31 @@ impl Timeline {
         });
         let Some(first) = first else { return Self::default() };
         let ms = |at: Timestamp| u64::try_from(at.as_millisecond() - first.as_millisecond()).unwrap_or(0);
-        let mut timeline = Self::default();
+        let mut timeline = Self {
+            began_at: Some(first),
+            ..Self::default()
+        };
         for record in &job.records {
             timeline.add(ms(record.at), &record.event);
         }
         timeline.spans.sort_by_key(|span| span.from_ms);
         timeline
+    }
+
+    /// When the guard let go what was held, in milliseconds since 1970: from the first to the last thing that it undid.
+    pub fn guard_let_go(&mut self, at_unix_ms: &[u64]) {
+        let Some(began) = self.began_at.map(Timestamp::as_millisecond) else {
+            return;
+        };
+        let since = |at: &u64| at.saturating_sub(began.unsigned_abs());
+        let (Some(from_ms), Some(to_ms)) = (at_unix_ms.iter().map(since).min(), at_unix_ms.iter().map(since).max())
+        else {
+            return;
+        };
+        let mut span = Span::begun(SpanStep::Guard, None, from_ms);
+        span.to_ms = Some(to_ms);
+        self.spans.push(span);
+        self.spans.sort_by_key(|span| span.from_ms);
     }
 
     /// Whether something is held still.
@@ -87,6 +113,7 @@ impl Timeline {
                     span.to_ms = Some(at_ms);
                     span.attempts = outcome.attempts;
                     span.error.clone_from(&outcome.error);
+                    span.output.clone_from(&outcome.output);
                 }
             }
             Event::Taking { .. } => self.spans.push(Span::begun(SpanStep::Snapshot, None, at_ms)),
@@ -101,6 +128,7 @@ impl Timeline {
                 span.to_ms = Some(at_ms);
                 span.attempts = outcome.attempts;
                 span.error.clone_from(&outcome.error);
+                span.output.clone_from(&outcome.output);
                 let began = self.spans.iter().find(|span| span.hook.as_deref() == Some(hook));
                 let held = began.map(|pre| at_ms.saturating_sub(pre.from_ms));
                 self.spans.push(span);
@@ -125,6 +153,7 @@ impl Span {
             to_ms: None,
             attempts: 1,
             error: None,
+            output: String::new(),
         }
     }
 }

@@ -2,14 +2,16 @@
 //! `post`, and what `post` attaches to the point. Gone when the call has ended.
 //!
 //! Nobody else can look into it. Where there is a file system in memory it lies there; with secrets it lies nowhere else.
+//! One whose process was killed is removed at the next start of another: a lock on a file in it says whether its process
+//! lives.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use coffre_engine::{Attachment, HookFailure, HookFailureKind};
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -21,8 +23,14 @@ use super::transcript::Transcript;
 const TMPFS: u32 = 0x0102_1994;
 const RAMFS: u32 = 0x8584_58f6;
 
+/// How the folders' names begin.
+const PREFIX: &str = "coffre-hook-";
+/// The file in each that its process holds locked. It has this name only once it is locked.
+const LOCK: &str = "lock";
+
 pub(super) struct Exchange {
     folder: TempDir,
+    _lock: File,
     phase: Phase,
     has_secrets: bool,
 }
@@ -39,7 +47,9 @@ impl Exchange {
             let text = format!("the folder for what the hook is told cannot be made: {error}");
             HookFailure::new(HookFailureKind::Failed, text)
         };
+        remove_left_behind();
         let (folder, in_memory) = folder().map_err(failed)?;
+        let lock = lock(folder.path()).map_err(failed)?;
         if !secrets.is_empty() && !in_memory {
             let text = "there is no file system in memory for the secrets that the hook is granted";
             return Err(HookFailure {
@@ -49,6 +59,7 @@ impl Exchange {
         }
         let exchange = Self {
             folder,
+            _lock: lock,
             phase,
             has_secrets: !secrets.is_empty(),
         };
@@ -211,13 +222,8 @@ pub(super) fn is_attachment_name(name: &str) -> bool {
 /// A fresh folder with mode 0700, and whether it lies in memory.
 fn folder() -> io::Result<(TempDir, bool)> {
     let mut make = tempfile::Builder::new();
-    make.prefix("coffre-hook-");
-    let places = [
-        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
-        Some("/run".into()),
-        Some("/dev/shm".into()),
-    ];
-    for place in places.into_iter().flatten().filter(|place| place.is_absolute()) {
+    make.prefix(PREFIX);
+    for place in places() {
         if let Ok(folder) = make.tempdir_in(place)
             && is_in_memory(folder.path())
         {
@@ -225,6 +231,57 @@ fn folder() -> io::Result<(TempDir, bool)> {
         }
     }
     Ok((make.tempdir()?, false))
+}
+
+/// Where file systems in memory are.
+fn places() -> impl Iterator<Item = PathBuf> {
+    let places = [
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from),
+        Some("/run".into()),
+        Some("/dev/shm".into()),
+    ];
+    places.into_iter().flatten().filter(|place| place.is_absolute())
+}
+
+fn lock(folder: &Path) -> io::Result<File> {
+    let aside = folder.join("lock.new");
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&aside)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    fs::rename(aside, folder.join(LOCK))?;
+    Ok(file)
+}
+
+/// Removes the folders of processes that were killed, which may hold secrets. What cannot be removed belongs to somebody
+/// else, or goes with the next restart of the system.
+pub fn remove_left_behind() {
+    for place in places().chain([std::env::temp_dir()]) {
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                remove_if_left(&entry.path());
+            }
+        }
+    }
+}
+
+fn remove_if_left(folder: &Path) {
+    let own = rustix::process::geteuid().as_raw();
+    if !(folder.symlink_metadata()).is_ok_and(|about| about.is_dir() && about.uid() == own) {
+        return;
+    }
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    // One without it is being made, or somebody else's, and holds nothing yet.
+    let Ok(file) = options.open(folder.join(LOCK)) else {
+        return;
+    };
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && let Err(error) = fs::remove_dir_all(folder)
+    {
+        tracing::warn!(
+            "{}: what a killed run has left cannot be removed: {error}",
+            folder.display()
+        );
+    }
 }
 
 fn is_in_memory(path: &Path) -> bool {
@@ -253,4 +310,24 @@ fn read(path: &Path, at_most_bytes: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(at_most_bytes as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_process_that_was_killed_is_removed_and_no_other() {
+        let make = || tempfile::Builder::new().prefix(PREFIX).tempdir().unwrap();
+        let (left, used, young) = (make(), make(), make());
+        let file = lock(left.path()).unwrap();
+        fs::write(left.path().join("secret"), "s3cret").unwrap();
+        // A process that is killed lets its locks go.
+        drop(file);
+        let _held = lock(used.path()).unwrap();
+        remove_left_behind();
+        assert!(!left.path().exists());
+        assert!(used.path().join(LOCK).exists());
+        assert!(young.path().exists());
+    }
 }

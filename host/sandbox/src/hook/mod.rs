@@ -37,6 +37,7 @@ use std::sync::Arc;
 use coffre_engine::config::{Config, HookConfig, HookKind};
 use coffre_engine::{HookFailure, HookRunner};
 
+pub use exchange::remove_left_behind;
 pub use far::Reach;
 pub use spec::HookSpec;
 pub(crate) use transcript::Transcript;

@@ -105,11 +105,11 @@ impl HookSpec {
                         )
                     })?;
                 }
-                "freeze" => {
+                "freeze" if hook.kind == HookKind::Rhai => {
                     spec.freezable = list(value, |name| name.starts_with('/') || name.starts_with("${"))
                         .ok_or_else(|| wrong("must be a list of mount points", "freeze = [\"/srv/app\"]"))?;
                 }
-                "service" => {
+                "service" if hook.kind == HookKind::Rhai => {
                     spec.granted_services = list(value, |name| !name.is_empty() && !name.starts_with('-'))
                         .ok_or_else(|| wrong("must be a list of services", "service = [\"nginx.service\"]"))?;
                 }

@@ -414,7 +414,11 @@ async fn look(vault: &Arc<Inner>, plan: &CleanPlan, progress: Progress<'_>) -> R
     report.too_young = decided.candidates.too_young;
     let undecided = checkpoint::undecided(vault, &seen.survey).await?;
     let gone: BTreeSet<PackKey> = seen.missing.union(&decided.doomed.packs).copied().collect();
-    let pieces: BTreeSet<PackKey> = decided.relisting.going(&BTreeSet::new()).map(|piece| piece.key).collect();
+    let pieces: BTreeSet<PackKey> = decided
+        .relisting
+        .going(&BTreeSet::new())
+        .map(|piece| piece.key)
+        .collect();
     let outcome = Outcome {
         survey: &seen.survey,
         gone: &gone,

@@ -5,7 +5,7 @@ use coffre_engine::{FindingLevel, HookContext, SoFar};
 use coffre_sandbox::hook;
 use serde::Serialize;
 
-use super::users;
+use super::{about, users};
 use crate::args::Global;
 use crate::exit::{Complaint, Exit};
 use crate::output::Output;
@@ -48,7 +48,12 @@ pub async fn run(hooks: &[String], machine: Option<&str>, global: &Global, outpu
     let mut checked = Vec::new();
     for name in &names {
         config.hook(name)?;
-        let machines: Vec<&MachineConfig> = named.map_or_else(|| users(&config, name).collect(), |named| vec![named]);
+        let mut machines: Vec<&MachineConfig> =
+            named.map_or_else(|| users(&config, name).collect(), |named| vec![named]);
+        // The only one that there is can be meant.
+        if machines.is_empty() && config.machines.len() == 1 {
+            machines.extend(config.machines.values());
+        }
         if machines.is_empty() {
             checked.push(check(&config, name, None).await);
         }
@@ -121,7 +126,7 @@ async fn ask(config: &Config, name: &str, machine: Option<&MachineConfig>) -> an
 fn say(checked: &Checked, output: &Output) -> anyhow::Result<()> {
     let machine = match &checked.machine {
         Some(machine) => format!(" for {machine}"),
-        None => " (no machine uses it)".to_owned(),
+        None => " (no machine uses it, so it was only loaded; --machine says for which to look)".to_owned(),
     };
     let state = if checked.ok { "fine" } else { "NOT FINE" };
     output.line(format!("{}{machine}: {state}", checked.hook))?;
@@ -134,7 +139,7 @@ fn say(checked: &Checked, output: &Output) -> anyhow::Result<()> {
         output.result(format!("  {level}: {}\n", found.text))?;
     }
     if let Some(error) = &checked.error {
-        let about = format!("{}: ", checked.hook);
+        let about = about(&checked.hook, error);
         screen::above(error.render_for(&about, output.colour()).as_bytes());
     }
     Ok(())

@@ -6,12 +6,12 @@ use coffre_engine::config::{HookConfig, HookPlace, OnFailure};
 use coffre_sandbox::hook;
 use serde::Serialize;
 
-use super::users;
+use super::{about, users};
 use crate::args::Global;
 use crate::exit::Exit;
 use crate::output::{Output, span, table};
 use crate::report::Report;
-use crate::wire;
+use crate::{screen, wire};
 
 #[derive(Serialize)]
 struct Document {
@@ -58,15 +58,22 @@ pub fn run(global: &Global, output: &Output) -> anyhow::Result<Exit> {
                 hook.on.clone().unwrap_or_default(),
                 span(std::time::Duration::from_millis(hook.timeout_ms)),
                 hook.machines.join(", "),
-                hook.file.display().to_string(),
-                hook.error
-                    .as_ref()
-                    .map_or("fine", |error| error.message.as_str())
-                    .to_owned(),
+                if hook.error.is_some() { "NOT FINE" } else { "fine" }.to_owned(),
+                // As it may stand in the configuration.
+                hook.file
+                    .strip_prefix(&config.coffre.scripts)
+                    .unwrap_or(&hook.file)
+                    .display()
+                    .to_string(),
             ]
         });
-        let headers = ["HOOK", "KIND", "ON", "TIMEOUT", "MACHINES", "FILE", "STATE"];
+        let headers = ["HOOK", "KIND", "ON", "TIMEOUT", "MACHINES", "STATE", "FILE"];
         output.result(table(&headers, &[3], rows.collect()))?;
+        for hook in &hooks {
+            if let Some(error) = &hook.error {
+                screen::above(error.render_for(&about(&hook.name, error), output.colour()).as_bytes());
+            }
+        }
     }
     let exit = hooks
         .iter()

@@ -31,9 +31,12 @@ pub fn run(args: &NewHookArgs, global: &Global, output: &Output) -> anyhow::Resu
         let text = format!("`{}` cannot be the name of a hook", args.name);
         return Err(Complaint::usage(text, "letters, digits, `-` and `_`").into());
     }
-    let folder = match &args.folder {
-        Some(folder) => std::path::absolute(folder).with_context(|| format!("find {}", folder.display()))?,
-        None => scripts_folder(args, global)?,
+    let (folder, in_scripts) = match &args.folder {
+        Some(folder) => {
+            let folder = std::path::absolute(folder).with_context(|| format!("find {}", folder.display()))?;
+            (folder, false)
+        }
+        None => (scripts_folder(args, global)?, true),
     };
     let (ending, content, mode) = match args.kind {
         NewHookKind::Rhai => ("rhai", RHAI, 0o644),
@@ -41,7 +44,7 @@ pub fn run(args: &NewHookArgs, global: &Global, output: &Output) -> anyhow::Resu
     };
     let file = folder.join(format!("{}.{ending}", args.name));
     write(&file, &content.replace("NAME", &args.name), mode)?;
-    let config = lines(args, &file);
+    let config = lines(args, &file, in_scripts);
     output.line(format!(
         "{} is there; change it to what your application needs",
         file.display()
@@ -89,7 +92,9 @@ fn write(file: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
         .with_context(|| format!("write {}", file.display()))
 }
 
-fn lines(args: &NewHookArgs, file: &Path) -> String {
+/// `in_scripts`: the configuration finds the file by its name alone.
+fn lines(args: &NewHookArgs, file: &Path, in_scripts: bool) -> String {
+    let file = file.file_name().filter(|_| in_scripts).map_or(file, Path::new);
     let (kind, grant) = match args.kind {
         NewHookKind::Rhai => (
             "rhai",

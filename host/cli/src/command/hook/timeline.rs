@@ -6,11 +6,13 @@ use coffre_engine::rehearsal::{Span, SpanStep, Timeline};
 
 use crate::output::span;
 
-/// Columns of the bars.
-const WIDTH: u64 = 40;
+/// Columns of the bars where there is room for them, and where there is none.
+const WIDTH: usize = 40;
+const LEAST_WIDTH: usize = 10;
 
-/// A line per step: a bar, what it was, when it began, how it ended.
-pub(super) fn draw(timeline: &Timeline) -> String {
+/// A line per step: a bar, what it was, when it began, how it ended. `columns` is how wide the terminal is, where that is
+/// known.
+pub(super) fn draw(timeline: &Timeline, columns: Option<usize>) -> String {
     let whole = timeline.end_ms().max(1);
     let name = |step: &Span| {
         let hook = step.hook.as_deref().unwrap_or_default();
@@ -22,35 +24,38 @@ pub(super) fn draw(timeline: &Timeline) -> String {
         .map(|step| name(step).chars().count())
         .max()
         .unwrap_or(0);
+    let line = |step: &Span| {
+        let from = span(Duration::from_millis(step.from_ms));
+        format!("{:widest$}  from {from:>7}  {}", name(step), ended(step))
+    };
+    let lines: Vec<String> = timeline.spans.iter().map(line).collect();
+    let longest = lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+    // Blanks, the bar's ends, and a last column that stays free.
+    let room = columns.map_or(WIDTH, |columns| columns.saturating_sub(longest + "  ||  ".len() + 1));
+    let width = room.clamp(LEAST_WIDTH, WIDTH) as u64;
     let mut text = String::new();
-    for step in &timeline.spans {
-        let line = format!(
-            "  {}  {:widest$}  from {:>7}  {}",
-            bar(step, whole),
-            name(step),
-            span(Duration::from_millis(step.from_ms)),
-            ended(step)
-        );
-        text.push_str(line.trim_end());
+    for (step, line) in timeline.spans.iter().zip(lines) {
+        text.push_str(format!("  {}  {line}", bar(step, whole, width)).trim_end());
         text.push('\n');
     }
     text
 }
 
-fn bar(step: &Span, whole_ms: u64) -> String {
-    let column = |at_ms: u64| at_ms * WIDTH / whole_ms;
-    let from = column(step.from_ms).min(WIDTH - 1);
-    let to = column(step.to_ms.unwrap_or(whole_ms)).clamp(from + 1, WIDTH);
+fn bar(step: &Span, whole_ms: u64, width: u64) -> String {
+    let column = |at_ms: u64| at_ms * width / whole_ms;
+    let from = column(step.from_ms).min(width - 1);
+    let to = column(step.to_ms.unwrap_or(whole_ms)).clamp(from + 1, width);
     let sign = match (step.step, &step.error) {
         (_, Some(_)) => '!',
         (SpanStep::Snapshot, None) => '*',
+        (SpanStep::Guard, None) => '+',
         (_, None) => '#',
     };
     let filled: String = std::iter::repeat_n(sign, (to - from) as usize).collect();
     format!(
         "|{}{filled}{}|",
         " ".repeat(from as usize),
-        " ".repeat((WIDTH - to) as usize)
+        " ".repeat((width - to) as usize)
     )
 }
 
@@ -63,14 +68,14 @@ fn ended(step: &Span) -> String {
         0 | 1 => String::new(),
         many => format!(", {many} attempts"),
     };
-    match &step.error {
-        None => format!("took {took}{attempts}"),
-        Some(error) => format!("took {took}{attempts}: {error}"),
-    }
+    let failed = if step.error.is_some() { ", failed" } else { "" };
+    format!("took {took}{attempts}{failed}")
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]
@@ -82,8 +87,10 @@ mod tests {
             to_ms,
             attempts: 1,
             error: error.map(str::to_owned),
+            output: String::new(),
         };
         let timeline = Timeline {
+            began_at: None,
             spans: vec![
                 step(SpanStep::Pre, Some("orders-db"), 0, Some(52), None),
                 step(
@@ -99,14 +106,21 @@ mod tests {
             ],
             held_ms: Default::default(),
         };
-        insta::assert_snapshot!(draw(&timeline));
-        let died = Timeline {
+        insta::assert_snapshot!(draw(&timeline, None));
+        // Not a column more than there are.
+        let narrow = draw(&timeline, Some(80));
+        assert!(narrow.lines().all(|line| line.chars().count() < 80), "{narrow}");
+        insta::assert_snapshot!(narrow);
+        let mut died = Timeline {
+            began_at: Some(Timestamp::UNIX_EPOCH),
             spans: vec![
                 step(SpanStep::Pre, Some("orders-db"), 0, Some(50), None),
                 step(SpanStep::Snapshot, None, 50, None, None),
+                step(SpanStep::Post, Some("orders-db"), 120, Some(150), None),
             ],
             held_ms: Default::default(),
         };
-        insta::assert_snapshot!(draw(&died));
+        died.guard_let_go(&[58, 57]);
+        insta::assert_snapshot!(draw(&died, None));
     }
 }
