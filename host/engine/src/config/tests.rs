@@ -84,6 +84,7 @@ fn every_key_stands_in_the_example() {
         ("policy", "[policy.x]"),
         ("machine", "[machine.x]"),
         ("hook", "[hook.x]"),
+        ("ssh", "[ssh.x]"),
         ("plugin", "[plugin.x]"),
     ] {
         let error = toml::from_str::<raw::File>(&format!("{header}\nqqq = 1\n"))

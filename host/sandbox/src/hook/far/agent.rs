@@ -18,8 +18,8 @@ use super::{Errand, FarError, Heard, REPORT_WITHIN};
 /// Between two questions whether the command has ended.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// The agent runs it at once; nobody waits for more than that.
-const LAST_WORD_WITHIN: Duration = Duration::from_secs(5);
+/// The agent runs it at once. With the time for the report it stays within what a job gives a runner.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(2);
 
 pub(super) fn send(socket: &Path, errand: &Errand<'_>) -> Result<Heard, FarError> {
     let give_up = errand.deadline + REPORT_WITHIN;

@@ -29,6 +29,7 @@ use super::exec::refuse_odd_names;
 use super::program::{self, Started, nothing_to_undo, on_a_thread};
 use super::spec::HookSpec;
 use super::transcript::Transcript;
+use super::trust::TrustError;
 use super::{context, environment, failure, secrets};
 use crate::process::{Kept, ProcessError};
 use script::{Answer, Asked, Report};
@@ -57,7 +58,7 @@ enum FarError {
     #[error("the guest agent at {} answers nothing", path.display())]
     Silent { path: PathBuf },
     #[error("{0}")]
-    Trust(#[from] super::trust::TrustError),
+    Trust(#[from] TrustError),
     #[error("{to} does not have the pinned host key")]
     WrongHost { to: String },
     #[error("{to} lets nobody in with this key: {said}")]
@@ -105,6 +106,8 @@ impl FarError {
             }
             Self::NotLetIn { .. } => "the key's public half belongs into authorized_keys of that user there",
             Self::Process(ProcessError::NotRunnable { .. }) => "the package openssh-client brings it",
+            // Of a file that is not there, it would speak of scripts.
+            Self::Trust(TrustError::Read { .. }) => return None,
             Self::Trust(error) => return error.hint(),
             _ => return None,
         };
