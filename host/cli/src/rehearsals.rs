@@ -32,7 +32,7 @@ pub fn state(config: &Config) -> State {
 /// What such a job works with. The machine is locked all the while, so that it has one job at a time.
 pub struct Pretended {
     /// With the journal's folder and the hooks that are tried.
-    pub config: Arc<Config>,
+    config: Arc<Config>,
     vault: Vault,
     _lock: MachineLock,
     _cache: tempfile::TempDir,

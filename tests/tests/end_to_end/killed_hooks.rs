@@ -91,9 +91,7 @@ fn the_secrets_of_a_hook_that_was_killed_with_its_backup_are_gone_after_the_next
         )],
     );
     place.write_secret("token", &secret);
-    let place = place.with(&format!(
-        "[hook.app.grant]\nsecret = {{ token = {{ file = \"FOLDER\" }} }}\n"
-    ));
+    let place = place.with("[hook.app.grant]\nsecret = { token = { file = \"FOLDER\" } }\n");
     let mut place = place;
     place.config = place
         .config

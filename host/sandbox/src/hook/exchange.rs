@@ -2,8 +2,8 @@
 //! `post`, and what `post` attaches to the point. Gone when the call has ended.
 //!
 //! Nobody else can look into it. Where there is a file system in memory it lies there; with secrets it lies nowhere else.
-//! One whose process was killed is removed at the next start of another: a lock on a file in it says whether its process
-//! lives.
+//! One whose process was killed is removed by [`remove_left_behind`], at the next start: a lock on a file in it says whether
+//! its process lives.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -47,7 +47,6 @@ impl Exchange {
             let text = format!("the folder for what the hook is told cannot be made: {error}");
             HookFailure::new(HookFailureKind::Failed, text)
         };
-        remove_left_behind();
         let (folder, in_memory) = folder().map_err(failed)?;
         let lock = lock(folder.path()).map_err(failed)?;
         if !secrets.is_empty() && !in_memory {
@@ -251,7 +250,8 @@ fn lock(folder: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Removes the folders of processes that were killed, which may hold secrets. What cannot be removed belongs to somebody
+/// Removes the folders of processes that were killed, which may hold secrets; before anything is held, since it reads whole
+/// folders. What cannot be removed belongs to somebody
 /// else, or goes with the next restart of the system.
 pub fn remove_left_behind() {
     for place in places().chain([std::env::temp_dir()]) {
@@ -269,7 +269,9 @@ fn remove_if_left(folder: &Path) {
         return;
     }
     let mut options = File::options();
-    let options = options.read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let options = options
+        .read(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
     // One without it is being made, or somebody else's, and holds nothing yet.
     let Ok(file) = options.open(folder.join(LOCK)) else {
         return;
