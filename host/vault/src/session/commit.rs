@@ -155,7 +155,7 @@ async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
             size_bytes,
         )
     });
-    let looked = stream::iter(own.chain(used.iter())).map(|(key, wanted)| async move {
+    let looked = stream::iter(own.chain(used.into_sizes())).map(|(key, wanted)| async move {
         let found = vault.store.size(&key.object()).await?;
         let what = match found {
             Some(found) if found == u64::from(wanted) => return Ok(None),
@@ -199,7 +199,8 @@ async fn settle_what_nobody_vouches_for(shared: &Arc<Shared>) -> Result<(), Comm
         if matches!(record, Some(PointRecord::Commit { .. })) {
             continue;
         }
-        for pack in used.of(machine, session) {
+        let packs: Vec<PackKey> = used.of(machine, session).collect();
+        for pack in packs {
             let settled = vault.store.settle(&pack.object()).await;
             settled.map_err(|source| CommitError::Check { source })?;
         }

@@ -46,8 +46,8 @@ impl UsedPacks {
     }
 
     /// In order, with their sizes.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (PackKey, u32)> + '_ {
-        in_pages(self.pages.iter())
+    pub(super) fn into_sizes(self) -> impl Iterator<Item = (PackKey, u32)> {
+        self.pages.into_iter().flat_map(|(first, page)| in_page(first, page))
     }
 
     pub(super) fn sessions(&self) -> BTreeSet<(MachineNumber, SessionNumber)> {
@@ -55,7 +55,8 @@ impl UsedPacks {
     }
 
     pub(super) fn of(&self, machine: MachineNumber, session: SessionNumber) -> impl Iterator<Item = PackKey> + '_ {
-        in_pages(self.pages.range(numbers(machine, session))).map(|(pack, _)| pack)
+        let pages = self.pages.range(numbers(machine, session));
+        pages.flat_map(|(first, page)| in_page(*first, page.iter().copied()).map(|(pack, _)| pack))
     }
 }
 
@@ -68,16 +69,11 @@ fn numbers(machine: MachineNumber, session: SessionNumber) -> RangeInclusive<Pac
     numbered(0)..=numbered(u32::MAX)
 }
 
-fn in_pages<'a>(
-    pages: impl Iterator<Item = (&'a PackKey, &'a Vec<u32>)> + 'a,
-) -> impl Iterator<Item = (PackKey, u32)> + 'a {
-    pages.flat_map(|(first, page)| {
-        let packs = page
-            .iter()
-            .zip(first.number..)
-            .filter(|(size_bytes, _)| **size_bytes != 0);
-        packs.map(|(size_bytes, number)| (PackKey { number, ..*first }, *size_bytes))
-    })
+fn in_page(first: PackKey, page: impl IntoIterator<Item = u32>) -> impl Iterator<Item = (PackKey, u32)> {
+    let packs = page.into_iter().zip(first.number..=u32::MAX);
+    packs
+        .filter(|(size_bytes, _)| *size_bytes != 0)
+        .map(move |(size_bytes, number)| (PackKey { number, ..first }, size_bytes))
 }
 
 #[cfg(test)]
@@ -108,7 +104,7 @@ mod tests {
                 used.insert(pack, NonZeroU32::new(size_bytes).unwrap());
                 model.insert(pack, size_bytes);
             }
-            prop_assert!(used.iter().eq(model.iter().map(|(pack, size_bytes)| (*pack, *size_bytes))));
+            prop_assert!(used.clone().into_sizes().eq(model.iter().map(|(pack, size_bytes)| (*pack, *size_bytes))));
             for pack in others.into_iter().map(|(m, s, n)| key(m, s, n)).chain(model.keys().copied()) {
                 prop_assert_eq!(used.contains(&pack), model.contains_key(&pack));
             }
@@ -136,8 +132,8 @@ mod tests {
             };
             used.insert(pack, NonZeroU32::MIN);
         }
-        assert_eq!(used.iter().count(), packs as usize);
         let sizes: usize = used.pages.values().map(|page| page.capacity() * size_of::<u32>()).sum();
         assert!(sizes <= (packs + PAGE_PACKS) as usize * 4, "{sizes}");
+        assert_eq!(used.into_sizes().count(), packs as usize);
     }
 }
