@@ -10,7 +10,7 @@
 
 use std::cmp::Ordering;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,13 @@ pub(super) const KEY_BYTES: usize = 20;
 const MAGIC: &[u8; 8] = b"COFRUN01";
 const FOOTER_BYTES: usize = 32;
 const BUCKET_RECORDS: u64 = 64;
-/// Starts of at most 1 MiB are kept in memory: a run of 16 million records. There are few runs.
-const STARTS_IN_MEMORY_BITS: u32 = 18;
-/// Writing keeps all starts in memory: 16 MiB at most.
+/// Starts of at most 64 KiB are kept in memory: a run of a million records. Those of a larger run are read where they are, so
+/// that what a table has in memory does not grow with it; there are few, and the system keeps what is often read.
+const STARTS_IN_MEMORY_BITS: u32 = 14;
+/// Starts of 16 MiB: beyond 268 million records buckets grow instead.
 const BITS_LIMIT: u32 = 22;
+/// Of the starts at once, in memory.
+const STARTS_BUFFER_BYTES: usize = 64 * 1024;
 /// A read goes this far; a bucket that is larger is read in several.
 const READ_RECORDS: usize = 4096;
 
@@ -55,21 +58,24 @@ impl<const N: usize> Run<N> {
         if size != count * N as u64 + starts_bytes + FOOTER_BYTES as u64 {
             return Err(broken("cut short"));
         }
-        let starts = if bits <= STARTS_IN_MEMORY_BITS {
-            let mut bytes = vec![0; starts_bytes as usize];
-            file.read_exact_at(&mut bytes, count * N as u64)?;
-            if blake3::hash(&bytes).as_bytes()[..8] != footer[24..] {
-                return Err(broken("damaged"));
+        let mut starts = (bits <= STARTS_IN_MEMORY_BITS).then(|| Vec::with_capacity((1 << bits) + 1));
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; starts_bytes.min(STARTS_BUFFER_BYTES as u64) as usize];
+        let mut done = 0;
+        while done < starts_bytes {
+            let length = (starts_bytes - done).min(buffer.len() as u64) as usize;
+            let bytes = &mut buffer[..length];
+            file.read_exact_at(bytes, count * N as u64 + done)?;
+            hasher.update(bytes);
+            if let Some(starts) = &mut starts {
+                let numbers = bytes.chunks_exact(4);
+                starts.extend(numbers.map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]])));
             }
-            Some(
-                bytes
-                    .chunks_exact(4)
-                    .map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-                    .collect(),
-            )
-        } else {
-            None
-        };
+            done += length as u64;
+        }
+        if hasher.finalize().as_bytes()[..8] != footer[24..] {
+            return Err(broken("damaged"));
+        }
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -184,6 +190,43 @@ impl<const N: usize> Iterator for Records<'_, N> {
     }
 }
 
+/// The starts of a run that is being written, on local disk until its records are: they stand behind them.
+struct Starts {
+    out: BufWriter<File>,
+    hasher: blake3::Hasher,
+    written: u64,
+}
+
+impl Starts {
+    /// The file has no name: it is gone when the process is.
+    fn new(folder: &Path) -> io::Result<Self> {
+        Ok(Self {
+            out: BufWriter::with_capacity(STARTS_BUFFER_BYTES, tempfile::tempfile_in(folder)?),
+            hasher: blake3::Hasher::new(),
+            written: 0,
+        })
+    }
+
+    /// All up to the `starts`-th that are not written yet are `start`.
+    fn fill(&mut self, starts: u64, start: u32) -> io::Result<()> {
+        while self.written < starts {
+            let bytes = start.to_le_bytes();
+            self.hasher.update(&bytes);
+            self.out.write_all(&bytes)?;
+            self.written += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives the hash of what is appended.
+    fn append_to(self, out: &mut impl Write) -> io::Result<blake3::Hash> {
+        let mut file = self.out.into_inner().map_err(|error| error.into_error())?;
+        file.rewind()?;
+        io::copy(&mut file, out)?;
+        Ok(self.hasher.finalize())
+    }
+}
+
 /// Writes a run of at most `at_most` records, which come sorted; equal neighbours become one. The file is on disk when
 /// this returns, since the manifest will name it.
 pub(super) fn write<const N: usize>(
@@ -193,7 +236,7 @@ pub(super) fn write<const N: usize>(
 ) -> io::Result<()> {
     let buckets = (at_most / BUCKET_RECORDS).max(1);
     let bits = (u64::BITS - 1 - buckets.leading_zeros()).min(BITS_LIMIT);
-    let mut starts: Vec<u32> = Vec::with_capacity((1 << bits) + 1);
+    let mut starts = Starts::new(path.parent().unwrap_or(Path::new(".")))?;
     let mut out = BufWriter::with_capacity(256 * 1024, File::create(path)?);
     let mut count: u32 = 0;
     let mut last: Option<[u8; N]> = None;
@@ -203,26 +246,20 @@ pub(super) fn write<const N: usize>(
             continue;
         }
         debug_assert!(last.is_none_or(|last| last < record), "records come sorted");
-        let bucket = bucket(&record, bits) as usize;
-        starts.resize(starts.len().max(bucket + 1), count);
+        starts.fill(u64::from(bucket(&record, bits)) + 1, count)?;
         out.write_all(&record)?;
         count = count
             .checked_add(1)
             .ok_or_else(|| io::Error::other("too many records for one run"))?;
         last = Some(record);
     }
-    starts.resize((1 << bits) + 1, count);
-    let mut hasher = blake3::Hasher::new();
-    for start in &starts {
-        let bytes = start.to_le_bytes();
-        hasher.update(&bytes);
-        out.write_all(&bytes)?;
-    }
+    starts.fill((1 << bits) + 1, count)?;
+    let hash = starts.append_to(&mut out)?;
     out.write_all(MAGIC)?;
     out.write_all(&(N as u32).to_le_bytes())?;
     out.write_all(&bits.to_le_bytes())?;
     out.write_all(&u64::from(count).to_le_bytes())?;
-    out.write_all(&hasher.finalize().as_bytes()[..8])?;
+    out.write_all(&hash.as_bytes()[..8])?;
     out.into_inner().map_err(|error| error.into_error())?.sync_data()
 }
 
@@ -290,5 +327,29 @@ mod tests {
         std::fs::write(&path, &whole).unwrap();
         assert!(Run::<20>::open(&path).is_err());
         assert!(Run::<24>::open(&path).is_ok());
+    }
+
+    /// Larger than what has its starts in memory.
+    #[test]
+    fn a_large_run_finds_its_records_and_notices_damaged_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let count: u32 = (BUCKET_RECORDS as u32) << (STARTS_IN_MEMORY_BITS + 1);
+        let step = u32::MAX / count;
+        let records = (0..count).map(|at| Ok(record(at * step, 1)));
+        write(&path, count.into(), records).unwrap();
+        let run = Run::<24>::open(&path).unwrap();
+        assert!(run.starts.is_none());
+        for at in (0..count).step_by(997).chain([count - 1]) {
+            let key: [u8; KEY_BYTES] = record(at * step, 1)[..KEY_BYTES].try_into().unwrap();
+            let mut found = Vec::new();
+            assert_eq!(run.find(&key, &mut found).unwrap(), Some(at.into()));
+            assert_eq!(found, [record(at * step, 1)]);
+            assert_eq!(look(&run, at * step + 1), [[0; 24]; 0]);
+        }
+        let file = File::options().write(true).open(&path).unwrap();
+        let a_start = u64::from(count) * 24 + 4 * 1000;
+        file.write_all_at(&[0xff], a_start).unwrap();
+        assert!(Run::<24>::open(&path).is_err());
     }
 }

@@ -1,6 +1,5 @@
 //! The commit: one atomic create, and every answer that a store can give to it.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -156,8 +155,7 @@ async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
             size_bytes,
         )
     });
-    let wanted: Vec<(PackKey, u32)> = own.chain(used).collect();
-    let looked = stream::iter(wanted).map(|(key, wanted)| async move {
+    let looked = stream::iter(own.chain(used.into_sizes())).map(|(key, wanted)| async move {
         let found = vault.store.size(&key.object()).await?;
         let what = match found {
             Some(found) if found == u64::from(wanted) => return Ok(None),
@@ -166,12 +164,12 @@ async fn check_packs(shared: &Arc<Shared>) -> Result<(), CommitError> {
         };
         Ok(Some((key, what)))
     });
-    let looked: Vec<Option<(PackKey, String)>> = looked
+    let wrong: Vec<(PackKey, String)> = looked
         .buffer_unordered(LOOKS_AT_ONCE)
+        .try_filter_map(|wrong| std::future::ready(Ok(wrong)))
         .try_collect()
         .await
         .map_err(|source| CommitError::Check { source })?;
-    let wrong: Vec<(PackKey, String)> = looked.into_iter().flatten().collect();
     let Some((first, what)) = wrong.first() else {
         return Ok(());
     };
@@ -196,15 +194,12 @@ async fn settle_what_nobody_vouches_for(shared: &Arc<Shared>) -> Result<(), Comm
         return Ok(());
     }
     let (_, used, _) = shared.needed();
-    let mut sessions: BTreeMap<(MachineNumber, SessionNumber), Vec<PackKey>> = BTreeMap::new();
-    for pack in used.into_keys() {
-        sessions.entry((pack.machine, pack.session)).or_default().push(pack);
-    }
-    for ((machine, session), packs) in sessions {
+    for (machine, session) in used.sessions() {
         let record = register::point_record(vault.records(), machine, session).await?;
         if matches!(record, Some(PointRecord::Commit { .. })) {
             continue;
         }
+        let packs: Vec<PackKey> = used.of(machine, session).collect();
         for pack in packs {
             let settled = vault.store.settle(&pack.object()).await;
             settled.map_err(|source| CommitError::Check { source })?;

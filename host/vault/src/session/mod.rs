@@ -13,6 +13,7 @@ mod adopt;
 mod commit;
 #[cfg(test)]
 mod tests;
+mod used;
 mod writer;
 
 use std::sync::Arc;

@@ -5,7 +5,8 @@
 //! Nobody deduplicates against a pack of another session before a piece of the index lists it in the vault, or a crash in
 //! between would leave a point whose chunks cannot be found.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::used::UsedPacks;
 use super::{Claim, PutReport, WriteError, WriteStats};
 use crate::gclog::GcLog;
 use crate::ids::{ChunkId, MachineNumber, SessionNumber};
@@ -69,14 +71,14 @@ struct Claims {
     fresh: HashSet<ChunkId>,
     /// Packs of others that this point relies on.
     /// With their sizes: the local index may have taken in that they are gone when the commit looks for them.
-    used: BTreeMap<PackKey, u32>,
+    used: UsedPacks,
     /// Of those, the ones that pieces of this session list.
     adopted: HashSet<PackKey>,
 }
 
 impl Claims {
-    fn unlisted(&self) -> impl Iterator<Item = PackKey> + '_ {
-        self.used.keys().filter(|pack| !self.adopted.contains(pack)).copied()
+    fn is_unlisted(&self, pack: &PackKey) -> bool {
+        !self.adopted.contains(pack)
     }
 }
 
@@ -122,16 +124,19 @@ impl SessionWriter {
         log: GcLog,
         adopted: Vec<PackListing>,
     ) -> Self {
+        let mut used = UsedPacks::default();
+        for info in adopted.iter().map(|listing| &listing.info) {
+            if let Some(size_bytes) = NonZeroU32::new(info.size_bytes) {
+                used.insert(info.key, size_bytes);
+            }
+        }
         let claims = Claims {
             fresh: adopted
                 .iter()
                 .flat_map(|listing| &listing.entries)
                 .map(|entry| entry.id)
                 .collect(),
-            used: adopted
-                .iter()
-                .map(|listing| (listing.info.key, listing.info.size_bytes))
-                .collect(),
+            used,
             adopted: adopted.iter().map(|listing| listing.info.key).collect(),
         };
         let sent = Sent {
@@ -331,11 +336,15 @@ impl Shared {
         let Some(found) = candidates.iter().find(relied_on) else {
             return Ok(false);
         };
-        if !self.is_own(&found.pack) && !self.claims.lock().used.contains_key(&found.pack) {
+        if !self.is_own(&found.pack) && !self.claims.lock().used.contains(&found.pack) {
             let Some(info) = self.vault.index.pack(&found.pack).map_err(failed)? else {
                 return Ok(false);
             };
-            self.claims.lock().used.insert(found.pack, info.size_bytes);
+            // There is no pack of no size: nothing is relied on that a piece says so of.
+            let Some(size_bytes) = NonZeroU32::new(info.size_bytes) else {
+                return Ok(false);
+            };
+            self.claims.lock().used.insert(found.pack, size_bytes);
         }
         Ok(true)
     }
@@ -543,7 +552,7 @@ impl Shared {
     }
 
     /// The session's own packs and their sizes, those of others that it relies on, and its pieces.
-    pub(super) fn needed(&self) -> (Vec<(u32, u32)>, BTreeMap<PackKey, u32>, u32) {
+    pub(super) fn needed(&self) -> (Vec<(u32, u32)>, UsedPacks, u32) {
         let sent = self.sent.lock();
         (sent.packs.clone(), self.claims.lock().used.clone(), sent.pieces)
     }
@@ -551,13 +560,16 @@ impl Shared {
     /// The sessions of others whose packs this one relies on and does not list.
     pub(super) fn used_sessions(&self) -> BTreeSet<(MachineNumber, SessionNumber)> {
         let claims = self.claims.lock();
-        claims.unlisted().map(|pack| (pack.machine, pack.session)).collect()
+        let has_unlisted = |(machine, session): &(MachineNumber, SessionNumber)| {
+            claims.used.of(*machine, *session).any(|pack| claims.is_unlisted(&pack))
+        };
+        claims.used.sessions().into_iter().filter(has_unlisted).collect()
     }
 
     pub(super) fn used_of(&self, machine: MachineNumber, session: SessionNumber) -> BTreeSet<PackKey> {
         let claims = self.claims.lock();
-        let of_session = |pack: &PackKey| (pack.machine, pack.session) == (machine, session);
-        claims.unlisted().filter(of_session).collect()
+        let of_session = claims.used.of(machine, session);
+        of_session.filter(|pack| claims.is_unlisted(pack)).collect()
     }
 
     pub(super) fn stored_bytes(&self) -> u64 {
