@@ -249,7 +249,8 @@ async fn check_base(vault: &Arc<Inner>, plan: &SessionPlan, base: SessionNumber)
     }
 }
 
-/// Creates Abort where a session's point would stand. Aborted already is success.
+/// Creates Abort where a session's point would stand. Aborted already is success; that is read, not guessed: a place that is
+/// taken and then empty says nothing of whether the session may still commit.
 pub(crate) async fn abort(
     vault: &Arc<Inner>,
     machine: MachineNumber,
@@ -264,14 +265,17 @@ pub(crate) async fn abort(
     };
     match vault.records().create(ObjectType::Point, &object, &record).await {
         Ok(()) => Ok(()),
-        Err(StoreError::Taken { .. }) => match register::point_record(vault.records(), machine, number).await? {
-            Some(PointRecord::Commit { .. }) => {
-                let settled = vault.store.settle(&object).await;
-                settled.map_err(|source| CommitError::Read(ReadError::Store(source)))?;
-                Err(CommitError::IsCommitted(number))
+        Err(taken @ StoreError::Taken { .. }) => {
+            match register::point_record(vault.records(), machine, number).await? {
+                Some(PointRecord::Commit { .. }) => {
+                    let settled = vault.store.settle(&object).await;
+                    settled.map_err(|source| CommitError::Read(ReadError::Store(source)))?;
+                    Err(CommitError::IsCommitted(number))
+                }
+                Some(PointRecord::Abort { .. }) => Ok(()),
+                None => Err(CommitError::Unknown(taken)),
             }
-            Some(PointRecord::Abort { .. }) | None => Ok(()),
-        },
+        }
         Err(source) => Err(CommitError::Read(ReadError::Store(source))),
     }
 }

@@ -250,6 +250,23 @@ async fn a_session_that_a_clean_up_has_fenced_does_not_commit() {
 }
 
 #[tokio::test]
+async fn a_session_whose_place_is_taken_and_then_empty_does_not_count_as_aborted() {
+    let rig = Rig::new().await;
+    let vault = rig.host("a").await;
+    let writer = begin(&vault, &[], None).await.unwrap();
+    writer.abort("test").await.unwrap();
+    // The create reads what is there, and whoever wants to know whose it is reads again.
+    let place = object::point(MachineNumber(1), writer.number());
+    rig.store.inject_after(Request::Get, &place, 1, Fault::NotFound, 1);
+    let error = vault
+        .abort(MachineNumber(1), writer.number(), "again")
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CommitError::Unknown(_)), "{error:?}");
+    vault.abort(MachineNumber(1), writer.number(), "again").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_committed_session_is_not_aborted_and_not_resumed() {
     let rig = Rig::new().await;
     let vault = rig.host("a").await;

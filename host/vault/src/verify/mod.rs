@@ -167,14 +167,23 @@ pub(crate) async fn quarantine_unreadable(
     let log = gclog::read_from(vault.inner.records(), 0).await?;
     let none = BadPacks::default();
     let mut walk = Walk::new(vault, &none, log.quarantined_packs()).await?;
-    let mut findings = Findings::default();
+    let mut chunks_lost = 0;
+    let mut all_are_to_stay = true;
     for number in points {
+        let mut findings = Findings::default();
         if let Some(PointRecord::Commit { point }) =
             register::point_record(vault.inner.records(), machine, *number).await?
         {
             walk.point(&point, &mut findings).await?;
         }
+        if is_purged(vault, machine, *number).await? {
+            all_are_to_stay = false;
+        } else {
+            chunks_lost += findings.chunks_lost();
+        }
     }
+    // Whoever met it may have been reading the purged one.
+    chunks_lost += u64::from(all_are_to_stay && matches!(damage, ReadError::ChunkMissing(_)));
     let (_, mut doubtful) = walk.into_packs();
     let named = match damage {
         ReadError::ChunkDamaged { pack, .. } | ReadError::PackMissing(pack) => PackKey::parse(pack),
@@ -193,10 +202,21 @@ pub(crate) async fn quarantine_unreadable(
     )
     .await?;
     let mut broken = bad.broken();
-    broken.chunks_lost = findings.chunks_lost() + u64::from(matches!(damage, ReadError::ChunkMissing(_)));
+    broken.chunks_lost = chunks_lost;
     let lost = usize::from(broken.chunks_lost > 0 && !log.says_chunks_are_lost());
     let packs = gclog::record_damage(vault.inner.records(), &broken, "met by a backup").await?;
     Ok(packs.len() + lost)
+}
+
+/// Asked after a point's chunks were looked for. What a purged point needs is swept away under the eyes of a session that builds
+/// upon it and has been fenced without knowing: it is not lost.
+async fn is_purged(vault: &Vault, machine: MachineNumber, number: SessionNumber) -> Result<bool, ReadError> {
+    match fate::read(vault.inner.records(), machine, number).await {
+        Ok(register) => Ok(register.fate == Fate::Purged),
+        // Then it stays, as clean-ups have it.
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The points of a machine that need something which is recorded as damaged and has no other copy.

@@ -8,8 +8,9 @@ use coffre_vault::LeftOut;
 
 use crate::{run, tell};
 
-/// Seeds that are searched before the simulation is called blind to a rule.
-const SEARCHED: u64 = 400;
+/// Seeds that are searched before the simulation is called blind to a rule. Few, since the search is for small changes alone:
+/// after a larger one `survey` finds a seed, in a few hundred at most.
+const SEARCHED: u64 = 50;
 
 /// Leaves a rule out and sees that a seed notices. The search begins at one that is known to; a change to the protocol makes
 /// other stories, and then another one does.
@@ -27,17 +28,17 @@ fn notices(rule: LeftOut, known_seed: u64) {
 
 #[test]
 fn a_log_that_is_read_before_the_session_exists_is_noticed() {
-    notices(LeftOut::LogAfterSession, 74);
+    notices(LeftOut::LogAfterSession, 264);
 }
 
 #[test]
 fn relying_on_condemned_packs_is_noticed() {
-    notices(LeftOut::CondemnedPacks, 1);
+    notices(LeftOut::CondemnedPacks, 0);
 }
 
 #[test]
 fn inheriting_from_a_base_that_is_not_pinned_is_noticed() {
-    notices(LeftOut::PinnedBases, 157);
+    notices(LeftOut::PinnedBases, 264);
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn deleting_before_all_are_decided_that_may_rely_on_it_is_noticed() {
 
 #[test]
 fn waiting_for_those_of_before_the_condemn_is_noticed() {
-    notices(LeftOut::WaitsAfterCondemn, 440);
+    notices(LeftOut::WaitsAfterCondemn, 182);
 }
 
 #[test]

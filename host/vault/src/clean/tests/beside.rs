@@ -1,6 +1,7 @@
 //! Beside writers that are at work, stalled or dead, and beside other clean-ups.
 
 use super::*;
+use crate::read::ReadError;
 use crate::session::{BeginError, CommitError};
 use crate::testing::{Fault, Request};
 
@@ -114,6 +115,36 @@ async fn a_session_past_its_deadline_is_fenced_and_refused_on_waking_with_nothin
     rig.back_up(&vault, "web01", &(0..30).collect::<Vec<_>>()).await;
     settle(&rig, &vault).await;
     assert_eq!(rig.assert_restores().await, 2);
+}
+
+/// The job of a stalled session meets holes in its base and would tell everybody.
+#[tokio::test]
+async fn what_a_fenced_session_misses_of_its_purged_base_is_not_lost() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let base = rig.back_up(&vault, "web01", &(0..20).collect::<Vec<_>>()).await;
+    let kept = rig.back_up(&vault, "web01", &(100..110).collect::<Vec<_>>()).await;
+    let stalled = rig.begin(&vault, "web01", &[base.number.0], None).await;
+    rig.forget(&vault, &base).await;
+    rig.pass(Duration::from_hours(27));
+    settle(&rig, &vault).await;
+    let other = rig.host().await;
+    let missing = other.chunks().read(&base.disks[0].root.unwrap().id).await.unwrap_err();
+    assert!(matches!(missing, ReadError::ChunkMissing(_)), "{missing:?}");
+    let machine = base.machine_number;
+    let told = other.quarantine(machine, &[base.number], &missing).await.unwrap();
+    assert_eq!(told, 0);
+    let told = other
+        .quarantine(machine, &[base.number, kept.number], &missing)
+        .await
+        .unwrap();
+    assert_eq!(told, 0);
+    assert!(!vault.inner.log().await.unwrap().says_chunks_are_lost());
+    // What a point that stays misses is.
+    let told = other.quarantine(machine, &[kept.number], &missing).await.unwrap();
+    assert_eq!(told, 1);
+    assert!(vault.inner.log().await.unwrap().says_chunks_are_lost());
+    drop(stalled);
 }
 
 #[tokio::test]

@@ -186,6 +186,123 @@ async fn a_late_piece_that_lists_what_is_gone_is_no_damage_and_leaves_the_index(
     assert_eq!(rig.assert_restores().await, 2);
 }
 
+/// The pieces of a point, and a vault that the point, its packs, its pieces and all talk of them have left.
+async fn gone_for_good(rig: &Rig, vault: &Vault, seeds: &[u32]) -> (Point, Vec<(String, bytes::Bytes)>) {
+    rig.back_up(vault, "web01", &[900]).await;
+    let point = rig.back_up(vault, "web01", seeds).await;
+    let folder = format!("index/{}/{}", point.machine_number.key(), point.number.key());
+    let mut pieces = Vec::new();
+    for piece in rig.store.names(&folder).await {
+        pieces.push((piece.clone(), rig.store.bytes(&piece).await));
+    }
+    rig.forget(vault, &point).await;
+    settle(rig, vault).await;
+    assert_eq!(vault.inner.log().await.unwrap().condemned().count(), 0);
+    (point, pieces)
+}
+
+/// Whether this host would deduplicate against packs of the point.
+async fn knows_packs_of(vault: &Vault, point: &Point, seed: u32) -> bool {
+    index::sync(&vault.inner).await.unwrap();
+    let places = vault
+        .inner
+        .index
+        .candidates(&vault.hasher().id(&content(seed)))
+        .unwrap();
+    let of_point = |pack: &PackKey| (pack.machine, pack.session) == (point.machine_number, point.number);
+    let relied_on = |pack: &PackKey| of_point(pack) && !vault.inner.index.is_condemned(pack);
+    places.iter().any(|found| relied_on(&found.pack))
+}
+
+/// Once a piece is read its records stay on the host, also when the piece has left the vault again.
+#[tokio::test]
+async fn who_has_read_a_piece_that_lists_what_is_gone_learns_so_from_the_log() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let seeds: Vec<u32> = (100..110).collect();
+    let (point, late) = gone_for_good(&rig, &vault, &seeds).await;
+    for (piece, bytes) in &late {
+        rig.store.replace(piece, bytes.clone()).await;
+    }
+    let reader = rig.host().await;
+    assert!(knows_packs_of(&reader, &point, seeds[0]).await);
+    // Another host cleans up, and one more time, so that the log's newest checkpoint names nothing.
+    rig.clean(&vault).await;
+    rig.clean(&vault).await;
+    assert_eq!(vault.inner.log().await.unwrap().condemned().count(), 0);
+    let reader = rig.beside(&reader).await;
+    assert!(!knows_packs_of(&reader, &point, seeds[0]).await);
+    rig.back_up(&reader, "db01", &seeds).await;
+    assert_eq!(rig.assert_restores().await, 2);
+}
+
+/// A host that is new reads the newest checkpoint and what follows, and every piece that there is.
+#[tokio::test]
+async fn a_checkpoint_names_what_is_gone_as_long_as_a_piece_lists_it() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let seeds: Vec<u32> = (100..110).collect();
+    let (point, late) = gone_for_good(&rig, &vault, &seeds).await;
+    for (piece, bytes) in &late {
+        rig.store.replace(piece, bytes.clone()).await;
+    }
+    rig.store.inject(Request::Delete, &late[0].0, Fault::Deny, usize::MAX);
+    rig.clean(&vault).await;
+    let report = rig.clean(&vault).await;
+    assert!(rig.store.names("index/").await.contains(&late[0].0));
+    assert_eq!(report.waiting.len(), 0, "{report:?}");
+    let fresh = rig.host().await;
+    assert!(!knows_packs_of(&fresh, &point, seeds[0]).await);
+    rig.back_up(&fresh, "db01", &seeds).await;
+    // Then it need not be said any more.
+    rig.store.heal();
+    settle(&rig, &vault).await;
+    assert_eq!(vault.inner.log().await.unwrap().condemned().count(), 0);
+    assert!(!rig.store.names("index/").await.contains(&late[0].0));
+    assert_eq!(rig.assert_restores().await, 2);
+}
+
+/// The session of such a piece is not over: nobody replaces it, and what it lists may be others' packs that are gone.
+#[tokio::test]
+async fn a_checkpoint_names_what_is_gone_as_long_as_a_piece_of_a_running_session_lists_it() {
+    let rig = Rig::new().await;
+    let vault = rig.host().await;
+    let seeds: Vec<u32> = (100..110).collect();
+    let aborted = rig.begin(&vault, "web01", &[], None).await;
+    let drafted = draft(&vault, &aborted, &seeds).await;
+    drop(drafted);
+    rig.commit(&aborted, PointDraft::default()).await.unwrap();
+    drop(aborted);
+    let machine = vault.machine("web01").await.unwrap().unwrap();
+    let point = vault.points(machine).await.unwrap().remove(0);
+    let running = rig.begin(&vault, "db01", &[], None).await;
+    let mut listings = Vec::new();
+    for piece in 0..point.written.index_pieces {
+        let key = PackKey {
+            machine,
+            session: point.number,
+            number: piece,
+        };
+        listings.extend(index::read_piece(&vault.inner, key).await.unwrap().unwrap());
+    }
+    running.relist(listings).await.unwrap();
+    for pack in rig
+        .store
+        .names(&format!("packs/{}/{}", machine.key(), point.number.key()))
+        .await
+    {
+        rig.store.lose(&pack).await;
+    }
+    rig.forget(&vault, &point).await;
+    rig.clean(&vault).await;
+    rig.clean(&vault).await;
+    let fresh = rig.host().await;
+    assert!(!knows_packs_of(&fresh, &point, seeds[0]).await);
+    running.abort("test").await.unwrap();
+    settle(&rig, &vault).await;
+    assert_eq!(vault.inner.log().await.unwrap().condemned().count(), 0);
+}
+
 /// A stale listing shows the piece that the clean-up before has replaced, and the new piece goes as well.
 #[tokio::test]
 async fn what_a_piece_lists_that_is_gone_is_listed_out_of_the_one_that_replaced_it() {
