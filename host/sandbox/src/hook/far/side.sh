@@ -145,7 +145,8 @@ main() {
     wait "$root"
     status=$?
     was_late=$late
-    trap '' USR1 HUP TERM
+    # Where nobody hears the report any more, the folder must go all the same.
+    trap '' USR1 HUP TERM PIPE
     end_tree
     kill $watches 2> /dev/null
     if [ -z "$left" ]; then wait "$root"; else kill "$keeps_stdout" "$keeps_stderr"; fi 2> /dev/null
