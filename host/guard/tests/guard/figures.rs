@@ -1,5 +1,6 @@
 //! What a guard costs and how soon it acts: the figures that the documentation gives, measured. With
-//! `cargo test --release -p coffre-guard --test guard figures -- --nocapture` they are shown.
+//! `cargo test --release -p coffre-guard --test guard figures -- --nocapture` they are shown; `cargo build --release
+//! -p coffre-guard --examples` builds the programs before.
 
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
