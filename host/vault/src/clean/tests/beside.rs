@@ -127,6 +127,8 @@ async fn what_a_fenced_session_misses_of_its_purged_base_is_not_lost() {
     let stalled = rig.begin(&vault, "web01", &[base.number.0], None).await;
     rig.forget(&vault, &base).await;
     rig.pass(Duration::from_hours(27));
+    // As long as the session is not fenced, its base is not purged.
+    assert_eq!(rig.clean(&vault).await.fenced.len(), 1);
     settle(&rig, &vault).await;
     let other = rig.host().await;
     let missing = other.chunks().read(&base.disks[0].root.unwrap().id).await.unwrap_err();
