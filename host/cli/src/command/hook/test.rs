@@ -5,6 +5,7 @@
 
 mod told;
 
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -181,10 +182,13 @@ impl Test<'_> {
             command.arg(log);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let ended = tokio::task::spawn_blocking(move || command.status()).await??;
         let state = self.state();
+        let before: BTreeSet<String> = (JobRecord::all(&state, &self.machine.name)?.into_iter())
+            .map(|job| job.id)
+            .collect();
+        let ended = tokio::task::spawn_blocking(move || command.status()).await??;
         let jobs = JobRecord::all(&state, &self.machine.name)?;
-        let died = jobs.last().filter(|job| job.ended().is_none());
+        let died = (jobs.iter()).find(|job| !before.contains(&job.id) && job.ended().is_none());
         let Some(died) = died else {
             // It has said so.
             if ended.code() == Some(i32::from(Exit::TryAgain.code())) {
