@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use coffre_tests::disk::{sparse, write_noise};
 use coffre_tests::mount::Scratch;
@@ -188,6 +188,10 @@ fn a_snapshot_that_fails_leaves_nobody_held() {
 #[test]
 fn a_session_that_is_lost_is_noticed_and_leaves_nobody_held() {
     let tried = Tried::new("20s");
+    // A hook of the same name that another program holds meanwhile.
+    let mut of_others = Command::new("/bin/sh");
+    of_others.args(["-c", "cat; exit 0"]).env("COFFRE_HOOK", "app");
+    let mut of_others = of_others.stdin(Stdio::piped()).spawn().unwrap();
     for snapshot in BOTH {
         let document = tried.with(Some("lose-session"), snapshot);
         assert_timeline(&document, &STEPS, &[]);
@@ -195,6 +199,10 @@ fn a_session_that_is_lost_is_noticed_and_leaves_nobody_held() {
         let reason = document["consistency_reason"].as_str().unwrap();
         assert!(reason.starts_with("hook app lost what it held"), "{document}");
     }
+    assert!(
+        of_others.try_wait().unwrap().is_none(),
+        "what others hold is left alone"
+    );
     // A fault that could not happen has shown nothing.
     fs::write(
         tried.place.path("scripts/app.rhai"),
@@ -208,6 +216,8 @@ fn a_session_that_is_lost_is_noticed_and_leaves_nobody_held() {
         ran.stdout
     );
     assert!(ran.stdout.contains("hint: "), "{}", ran.stdout);
+    drop(of_others.stdin.take());
+    assert!(of_others.wait().unwrap().success());
 }
 
 #[test]

@@ -252,7 +252,7 @@ pub fn index_piece(bytes: &[u8]) {
 /// `bytes` as the directory of a pack that has room for what it names, whole seals and trailer around it.
 pub fn directory(bytes: &[u8]) {
     const ROOM: usize = 4096;
-    let pack = sealed_pack(&[vec![0; ROOM - TAG_BYTES]], bytes);
+    let pack = sealed_pack(VAULT, &[vec![0; ROOM - TAG_BYTES]], bytes);
     let Ok((listing, sealer)) = read_pack(&pack, &ring(), VAULT, PACK) else {
         return;
     };
@@ -280,7 +280,7 @@ pub fn chunk(bytes: &[u8]) {
         plain_bytes: u32::from_le_bytes([a, b, c, d]),
         compressed: compressed & 1 == 1,
     };
-    let (sealer, _) = pack_sealer();
+    let (sealer, _) = pack_sealer(VAULT);
     let mut part = body.to_vec();
     part.extend([0; TAG_BYTES]);
     sealer.seal(0, &mut part);
@@ -345,16 +345,16 @@ fn with_records(test: impl FnOnce(Records<'_>)) {
     });
 }
 
-fn pack_sealer() -> (Sealer, Header) {
+fn pack_sealer(vault: VaultId) -> (Sealer, Header) {
     let ring = ring();
     let header = seal::header(&ring, ObjectType::Pack, &PACK.object(), &blake3::hash(b""));
-    let sealer = Sealer::new(&ring, VAULT, &PACK.object(), &header).expect("the header is of this ring");
+    let sealer = Sealer::new(&ring, vault, &PACK.object(), &header).expect("the header is of this ring");
     (sealer, header)
 }
 
 /// A pack as FORMAT.md describes it, with whatever directory.
-fn sealed_pack(bodies: &[Vec<u8>], directory: &[u8]) -> Vec<u8> {
-    let (sealer, header) = pack_sealer();
+fn sealed_pack(vault: VaultId, bodies: &[Vec<u8>], directory: &[u8]) -> Vec<u8> {
+    let (sealer, header) = pack_sealer(vault);
     let mut pack = header.encode().to_vec();
     let mut add = |position: u32, body: &[u8]| {
         let mut part = body.to_vec();
