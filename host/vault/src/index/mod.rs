@@ -6,6 +6,7 @@ mod local;
 mod manifest;
 mod merge;
 mod packs;
+mod recent;
 mod record;
 mod run;
 mod sync;

@@ -4,7 +4,6 @@
 //! the base of [`RUNS_LIMIT`] says, not to the base of two. An index of 50 million chunks is 2.4 GB, so this is the
 //! difference between minutes and much of an hour on a slow disk.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,19 +12,20 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::merge::Merged;
+use super::recent::{Recent, Sorted};
 use super::run::{self, KEY_BYTES, Run};
 use crate::key::random;
 
-/// A table is asked to write itself down at this many records in memory: 128 Ki × 48 bytes and the tree around them, and as
-/// much again while it is written.
+/// A table is asked to write itself down at this many records in memory: 128 Ki × 48 bytes and 5 to find each, and as much
+/// again while it is written.
 const MEMORY_RECORDS: usize = 128 * 1024;
 /// A lookup reads once from each run.
 const RUNS_LIMIT: usize = 8;
 
 struct State<const N: usize> {
-    memory: BTreeSet<[u8; N]>,
+    memory: Recent<N>,
     /// What is being written down; still looked at meanwhile.
-    frozen: Arc<BTreeSet<[u8; N]>>,
+    frozen: Arc<Sorted<N>>,
     runs: Vec<Arc<Run<N>>>,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Table<const N: usize> {
 impl<const N: usize> Table<N> {
     pub(super) fn empty() -> Self {
         let state = State {
-            memory: BTreeSet::new(),
+            memory: Recent::default(),
             frozen: Arc::default(),
             runs: Vec::new(),
         };
@@ -47,7 +47,8 @@ impl<const N: usize> Table<N> {
     }
 
     pub(super) fn insert(&self, records: impl Iterator<Item = [u8; N]>) {
-        self.state.write().memory.extend(records);
+        let mut state = self.state.write();
+        records.for_each(|record| state.memory.insert(record));
     }
 
     pub(super) fn wants_writing(&self) -> bool {
@@ -56,18 +57,15 @@ impl<const N: usize> Table<N> {
 
     pub(super) fn is_empty(&self) -> bool {
         let state = self.state.read();
-        state.memory.is_empty() && state.frozen.is_empty() && state.runs.iter().all(|run| run.count() == 0)
+        state.memory.len() == 0 && state.frozen.records().is_empty() && state.runs.iter().all(|run| run.count() == 0)
     }
 
     /// Every record with this key, in no order.
     pub(super) fn lookup(&self, key: &[u8; KEY_BYTES]) -> io::Result<Vec<[u8; N]>> {
         let mut found = Vec::new();
-        let (mut low, mut high) = ([0; N], [0xff; N]);
-        low[..KEY_BYTES].copy_from_slice(key);
-        high[..KEY_BYTES].copy_from_slice(key);
         let state = self.state.read();
-        found.extend(state.memory.range(low..=high));
-        found.extend(state.frozen.range(low..=high));
+        found.extend(state.memory.with_key(key));
+        found.extend(state.frozen.with_key(key));
         for run in &state.runs {
             run.lookup(key, &mut found)?;
         }
@@ -78,7 +76,7 @@ impl<const N: usize> Table<N> {
     pub(super) fn any(&self, mut has: impl FnMut(&[u8; N]) -> io::Result<bool>) -> io::Result<bool> {
         let (memory, runs) = {
             let state = self.state.read();
-            let memory: Vec<[u8; N]> = state.memory.iter().chain(state.frozen.iter()).copied().collect();
+            let memory = [state.memory.records(), state.frozen.records()].concat();
             (memory, state.runs.clone())
         };
         for record in &memory {
@@ -108,7 +106,7 @@ impl<const N: usize> Table<N> {
 
     pub(super) fn forget_all(&self) {
         let mut state = self.state.write();
-        state.memory.clear();
+        state.memory = Recent::default();
         state.frozen = Arc::default();
         state.runs.clear();
     }
@@ -118,7 +116,7 @@ impl<const N: usize> Table<N> {
     pub(super) fn write_down(&self, folder: &Path, merging: Merging<'_, N>) -> io::Result<WrittenDown> {
         let frozen = {
             let mut state = self.state.write();
-            state.frozen = Arc::new(std::mem::take(&mut state.memory));
+            state.frozen = Arc::new(std::mem::take(&mut state.memory).into_sorted());
             Arc::clone(&state.frozen)
         };
         let result = match merging {
@@ -129,37 +127,33 @@ impl<const N: usize> Table<N> {
         if result.is_err() {
             // Nothing is lost: it goes back to memory.
             let back = std::mem::take(&mut state.frozen);
-            state.memory.extend(back.iter().copied());
+            back.records().iter().for_each(|record| state.memory.insert(*record));
         }
         state.frozen = Arc::default();
         result
     }
 
-    fn write_frozen(&self, folder: &Path, frozen: &BTreeSet<[u8; N]>) -> io::Result<WrittenDown> {
+    fn write_frozen(&self, folder: &Path, frozen: &Sorted<N>) -> io::Result<WrittenDown> {
         let mut runs = self.state.read().runs.clone();
         let mut unneeded = Vec::new();
-        if !frozen.is_empty() {
+        let records = frozen.records();
+        if !records.is_empty() {
             let path = folder.join(run_name());
-            run::write(&path, frozen.len() as u64, frozen.iter().map(|record| Ok(*record)))?;
+            run::write(&path, records.len() as u64, records.iter().map(|record| Ok(*record)))?;
             runs.push(Arc::new(Run::open(&path)?));
         }
         runs.sort_by_key(|run| std::cmp::Reverse(run.count()));
         if runs.len() > RUNS_LIMIT {
             let merged = runs.split_off(first_to_merge(&runs));
-            runs.push(merge(folder, &merged, &BTreeSet::new(), &|_| true)?);
+            runs.push(merge(folder, &merged, &[], &|_| true)?);
             unneeded.extend(merged.iter().map(|run| run.path().to_owned()));
         }
         Ok(self.set_written(runs, unneeded))
     }
 
-    fn write_one(
-        &self,
-        folder: &Path,
-        frozen: &BTreeSet<[u8; N]>,
-        keep: &dyn Fn(&[u8; N]) -> bool,
-    ) -> io::Result<WrittenDown> {
+    fn write_one(&self, folder: &Path, frozen: &Sorted<N>, keep: &dyn Fn(&[u8; N]) -> bool) -> io::Result<WrittenDown> {
         let runs = self.state.read().runs.clone();
-        let merged = merge(folder, &runs, frozen, keep)?;
+        let merged = merge(folder, &runs, frozen.records(), keep)?;
         let unneeded = runs.iter().map(|run| run.path().to_owned()).collect();
         Ok(self.set_written(vec![merged], unneeded))
     }
@@ -186,7 +180,7 @@ impl<const N: usize> Table<N> {
 fn merge<const N: usize>(
     folder: &Path,
     runs: &[Arc<Run<N>>],
-    memory: &BTreeSet<[u8; N]>,
+    memory: &[[u8; N]],
     keep: &dyn Fn(&[u8; N]) -> bool,
 ) -> io::Result<Arc<Run<N>>> {
     let mut sources: Vec<Box<dyn Iterator<Item = io::Result<[u8; N]>> + '_>> = Vec::with_capacity(runs.len() + 1);

@@ -5,7 +5,7 @@
 //!    between the two and see no session that might use it.
 //! 3. Deduplicate only against packs that are not condemned or quarantined in what was read.
 //! 4. Put packs, each opened again and hashed before it leaves.
-//! 5. Put index pieces, every 8 packs.
+//! 5. Put index pieces, every 8 packs or 32 Ki chunks.
 //! 6. Check that every pack that is new or newly deduplicated against is there at its size.
 //! 7. Create the point. 8. Only now say so.
 

@@ -31,6 +31,9 @@ use crate::vault::{Inner, LeftOut};
 
 /// How attachments are cut.
 const ATTACHMENT_CHUNK_BYTES: usize = 128 * 1024;
+/// A piece of the index is put when its packs hold so many chunks, however few they are: 0.9 MiB. A pack of map nodes holds
+/// 20,000, and eight of those would be a piece that readers hold three times in memory while they take it in.
+const PIECE_CHUNKS: usize = 32 * 1024;
 
 /// Writes the chunks of one point and then the point. Clones share the session.
 ///
@@ -433,7 +436,7 @@ impl Shared {
             let mut sent = self.sent.lock();
             sent.packs.push((key.number, size_bytes));
             sent.waiting.push(sealed.listing);
-            (sent.waiting.len() >= self.vault.packs_per_piece).then(|| sent.next_piece())
+            sent.fill_a_piece(self.vault.packs_per_piece).then(|| sent.next_piece())
         };
         match piece {
             Some((number, listings)) => self.send_piece(number, listings).await,
@@ -578,6 +581,11 @@ impl Shared {
 }
 
 impl Sent {
+    fn fill_a_piece(&self, packs: usize) -> bool {
+        let chunks: usize = self.waiting.iter().map(|listing| listing.entries.len()).sum();
+        self.waiting.len() >= packs || chunks >= PIECE_CHUNKS
+    }
+
     fn next_piece(&mut self) -> (u32, Vec<PackListing>) {
         let number = self.pieces;
         self.pieces += 1;
