@@ -15,6 +15,7 @@ mod hook;
 pub mod job;
 pub mod journal;
 mod machine;
+pub mod nbd;
 pub mod progress;
 mod provider;
 pub mod rehearsal;

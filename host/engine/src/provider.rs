@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Attachment, Consistency, DiskId, DiskInfo, Extent, Finding, Machine};
+use crate::nbd::Socket;
 
 /// Which code answers, as it is recorded in every recovery point.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +105,10 @@ pub struct TakeRequest {
 pub enum Source {
     /// Opened beneath a granted folder; `path` is for messages.
     File { file: File, path: String },
-    /// An NBD export; the address lies within the grants.
+    /// An NBD export, on a fresh connection to an address within the grants; `uri` is for messages.
     Nbd {
+        socket: Socket,
+        export: String,
         uri: String,
         changed_context: Option<String>,
     },

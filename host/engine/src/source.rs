@@ -9,6 +9,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use rustix::fs::{Advice, SeekFrom, fadvise, seek};
 use rustix::io::Errno;
 
+use crate::nbd::NbdError;
+
 /// Why a disk's bytes could not be read. Trying again may help where a device or server is flaky; the job decides.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -35,6 +37,8 @@ pub enum SourceError {
     Measure { what: String, source: io::Error },
     #[error("{0}")]
     Provider(String),
+    #[error("read {what}")]
+    Nbd { what: String, source: NbdError },
 }
 
 /// One disk of one snapshot: a fixed run of bytes that does not change while it is held.

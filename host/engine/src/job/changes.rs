@@ -10,6 +10,7 @@ use super::run::Run;
 use super::snapshot::{OpenDisk, Taken, is_a_lie};
 use crate::error_chain::Chain;
 use crate::machine::Extent;
+use crate::nbd::NbdSource;
 use crate::provider::{ChangeList, Changes, ProviderError, ProviderErrorKind};
 
 /// What the contract lets a provider say at a time.
@@ -30,23 +31,30 @@ pub(super) async fn ask(
         return Err("there is no earlier point of it".to_owned());
     };
     let token = base.token.as_ref().map_err(Clone::clone)?;
+    let checked = |list| -> Box<dyn ChangeList> {
+        Box::new(Checked {
+            list,
+            size_bytes: disk.source.size_bytes(),
+            known_bytes: disk.source.size_bytes().max(base.disk.size_bytes),
+            end_bytes: 0,
+            caught: caught.clone(),
+        })
+    };
     match run
         .deps
         .provider
         .changed(&run.machine, &taken.id, &disk.info.id, token)
         .await
     {
-        Ok(Changes::Listed(list)) => Ok(Box::new(Checked {
-            list,
-            size_bytes: disk.source.size_bytes(),
-            known_bytes: disk.source.size_bytes().max(base.disk.size_bytes),
-            end_bytes: 0,
-            caught: caught.clone(),
-        })),
-        Ok(Changes::InNbdContext) => Err(format!(
-            "{} names an NBD context, which this version cannot read",
-            run.provider.name
-        )),
+        Ok(Changes::Listed(list)) => Ok(checked(list)),
+        Ok(Changes::InNbdContext) => {
+            let said = disk.nbd.as_ref().and_then(NbdSource::changes);
+            said.map(checked).ok_or_else(|| {
+                let what = "an NBD context of changes, and named none with the snapshot";
+                *caught.lock() = Some(what.to_owned());
+                format!("{} answered with {what}", run.provider.name)
+            })
+        }
         Ok(Changes::CannotTell(why)) => Err(why),
         Err(error) => {
             if is_a_lie(&error) {

@@ -58,8 +58,6 @@ pub enum JobError {
     GuardGone,
     #[error("open disk {disk} of the snapshot")]
     Source { disk: DiskId, source: SourceError },
-    #[error("disk {disk} is offered over NBD ({uri}), which this version cannot read")]
-    NoNbd { disk: DiskId, uri: String },
     #[error("read the machine's earlier points")]
     Read(#[source] ReadError),
     #[error("begin a session in the vault")]

@@ -16,6 +16,7 @@ use crate::freeze;
 use crate::hook::{HookContext, HookRunner, HookTerms, SoFar};
 use crate::journal::Event;
 use crate::machine::{Attachment, DiskId, DiskInfo, Finding, FindingLevel};
+use crate::nbd::NbdSource;
 use crate::provider::{ProviderError, ProviderErrorKind, SnapshotId, SnapshotProvider, Source, TakenDisk};
 use crate::source::{DiskSource, FileSource, SourceError};
 
@@ -78,6 +79,8 @@ pub(super) struct Taken {
 pub(super) struct OpenDisk {
     pub info: DiskInfo,
     pub source: Arc<dyn DiskSource>,
+    /// The same where it is an NBD export, which may know what changed.
+    pub nbd: Option<Arc<NbdSource>>,
     pub token: Option<String>,
 }
 
@@ -202,10 +205,11 @@ pub(super) async fn accept(run: &mut Run<'_>, known: &Known, base: &Base, rested
         let at = at.ok_or_else(|| run.bad_answer(format!("a snapshot without disk {}", info.id)))?;
         let disk = answered.swap_remove(at);
         let token = disk.token.clone();
-        let source = open_source(run, &rested.id, disk).await?;
+        let (source, nbd) = open_source(run, &rested.id, disk).await?;
         open.push(OpenDisk {
             info: info.clone(),
             source,
+            nbd,
             token,
         });
     }
@@ -304,12 +308,17 @@ fn check_attachments(run: &mut Run<'_>, attachments: &mut Vec<Attachment>) -> Re
 }
 
 /// The size is what is measured here; a provider that says another is not believed in anything.
-async fn open_source(run: &Run<'_>, snapshot: &SnapshotId, disk: TakenDisk) -> Result<Arc<dyn DiskSource>, JobError> {
+async fn open_source(
+    run: &Run<'_>,
+    snapshot: &SnapshotId,
+    disk: TakenDisk,
+) -> Result<(Arc<dyn DiskSource>, Option<Arc<NbdSource>>), JobError> {
     let id = disk.id;
     let failed = |source| JobError::Source {
         disk: id.clone(),
         source,
     };
+    let mut nbd = None;
     let source: Arc<dyn DiskSource> = match disk.source {
         Source::File { file, path } => Arc::new(FileSource::new(file, path).map_err(failed)?),
         Source::Stream => {
@@ -324,7 +333,19 @@ async fn open_source(run: &Run<'_>, snapshot: &SnapshotId, disk: TakenDisk) -> R
             stream.measure().await.map_err(failed)?;
             Arc::new(stream)
         }
-        Source::Nbd { uri, .. } => return Err(JobError::NoNbd { disk: id, uri }),
+        Source::Nbd {
+            socket,
+            export,
+            uri,
+            changed_context,
+        } => {
+            let what = uri.clone();
+            let opening =
+                tokio::task::spawn_blocking(move || NbdSource::open(socket, &export, uri, changed_context.as_deref()));
+            let opened = opening.await.map_err(|error| run.bad_answer(error.to_string()))?;
+            let opened = opened.map_err(|source| failed(SourceError::Nbd { what, source }))?;
+            nbd.insert(Arc::new(opened)).clone()
+        }
     };
     if source.size_bytes() != disk.size_bytes {
         let what = format!(
@@ -334,7 +355,7 @@ async fn open_source(run: &Run<'_>, snapshot: &SnapshotId, disk: TakenDisk) -> R
         );
         return Err(run.bad_answer(what));
     }
-    Ok(source)
+    Ok((source, nbd))
 }
 
 /// A disk whose bytes the provider hands out itself.

@@ -7,12 +7,14 @@ mod nbd;
 mod resolve;
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use coffre_engine::nbd::Socket;
 use coffre_guard::{Guard, Owner};
 use parking_lot::RwLock;
 use rustix::fs::OFlags;
@@ -333,26 +335,28 @@ impl Broker {
         })
     }
 
-    /// An NBD address that a provider returned.
-    pub fn check_nbd(&self, uri: &str) -> Done<()> {
-        match nbd::address(uri) {
-            Ok(nbd::Address::Socket(path)) => {
-                let there = self.look(GrantKind::Nbd, &path)?;
-                match acts::kind_of(there.as_fd()) {
-                    Ok(Kind::Other) => Ok(()),
-                    Ok(_) => Err(Failure::new(FailureKind::Failed, format!("{path} is no socket"))),
-                    Err(error) => Err(acted(&path, error)),
+    /// An NBD address that a provider returned, connected to for the host to read, and the export's name.
+    pub fn open_nbd(&self, uri: &str) -> Done<(Socket, String)> {
+        let failed = |cause: String| Failure::new(FailureKind::Failed, format!("{uri:?}: {cause}"));
+        let address = nbd::address(uri).map_err(|cause| failed(format!("it is no NBD address: {cause}")))?;
+        let socket = match &address.place {
+            nbd::Place::Socket(path) => {
+                let there = self.look(GrantKind::Nbd, path)?;
+                if acts::kind_of(there.as_fd()).map_err(|error| acted(path, error))? != Kind::Other {
+                    return Err(failed(format!("{path} is no socket")));
                 }
+                // To what was looked at, whatever its name means by now.
+                let connected = UnixStream::connect(format!("/proc/self/fd/{}", there.as_raw_fd()));
+                connected.map(Socket::Unix).map_err(|error| failed(error.to_string()))?
             }
-            Ok(nbd::Address::Tcp(address)) => self
-                .permissions
-                .word(GrantKind::Nbd, &address)
-                .map_err(|refusal| self.refused(refusal)),
-            Err(cause) => Err(Failure::new(
-                FailureKind::Failed,
-                format!("{uri:?} is no NBD address: {cause}"),
-            )),
-        }
+            nbd::Place::Tcp(host_and_port) => {
+                self.permissions
+                    .word(GrantKind::Nbd, host_and_port)
+                    .map_err(|refusal| self.refused(refusal))?;
+                nbd::connect(host_and_port).map_err(|error| failed(error.to_string()))?
+            }
+        };
+        Ok((socket, address.export))
     }
 }
 

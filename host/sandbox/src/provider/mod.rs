@@ -237,11 +237,16 @@ impl WasmProvider {
                     return Err(checker.bad(format!("the metadata context of disk {} is no name", disk.id)));
                 }
                 let asked = uri.clone();
-                tokio::task::spawn_blocking(move || broker.check_nbd(&asked))
+                let (socket, name) = tokio::task::spawn_blocking(move || broker.open_nbd(&asked))
                     .await
                     .map_err(lost)?
                     .map_err(refused)?;
-                Ok(Source::Nbd { uri, changed_context })
+                Ok(Source::Nbd {
+                    socket,
+                    export: name,
+                    uri,
+                    changed_context,
+                })
             }
             exported::Source::Stream => Ok(Source::Stream),
         }

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use coffre_engine::{Changes, DiskId, ProviderError, ProviderErrorKind, SnapshotId, SnapshotProvider};
+use coffre_engine::nbd::{NbdError, NbdSource};
+use coffre_engine::{
+    Changes, DiskId, DiskSource, ProviderError, ProviderErrorKind, SnapshotId, SnapshotProvider, Source,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -152,6 +155,50 @@ async fn a_returned_path_or_address_outside_the_grants_is_refused() {
         take("take-nbd", "http://x/").await.expect_err("refused").kind,
         ProviderErrorKind::BadAnswer
     );
+}
+
+#[tokio::test]
+async fn an_nbd_server_in_the_grants_is_connected_to_by_the_host() {
+    let folder = folder();
+    let (image, socket) = (folder.path().join("root.img"), folder.path().join("nbd.sock"));
+    let uri = format!("nbd+unix:///a%20name?socket={}", socket.display());
+    let settings = json!({ "images": folder.path(), "behaviour": "take-nbd", "path": uri });
+    let provider = load("hostile", &settings).await.expect("it loads");
+    let taken = async || provider.take(&machine(&settings), &request("job-1", &["root"])).await;
+    let error = taken().await.expect_err("nobody listens");
+    assert!(error.text.contains("it is not there"), "{}", error.text);
+    std::fs::write(&socket, "").expect("a file");
+    let error = taken().await.expect_err("no socket");
+    assert!(error.text.contains("is no socket"), "{}", error.text);
+    std::fs::remove_file(&socket).expect("gone");
+
+    let mut server = std::process::Command::new("nbdkit")
+        .args(["-f", "-r", "-U"])
+        .args([&socket, Path::new("file"), &image])
+        .spawn()
+        .expect("nbdkit, which cargo xtask test installs");
+    let until = Instant::now() + Duration::from_secs(20);
+    let snapshot = loop {
+        match taken().await {
+            Ok(snapshot) => break snapshot,
+            Err(error) => assert!(Instant::now() < until, "{}", error.text),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let Some(Source::Nbd { socket, export, .. }) = snapshot.disks.into_iter().next().map(|disk| disk.source) else {
+        panic!("an NBD export was offered");
+    };
+    assert_eq!(export, "a name");
+    let opened = tokio::task::spawn_blocking(move || {
+        let source = NbdSource::open(socket, "", "the export".to_owned(), None)?;
+        let mut bytes = vec![0; 65_536];
+        source.read_at(0, &mut bytes).expect("it reads");
+        Ok::<_, NbdError>((source.size_bytes(), bytes))
+    });
+    let (size_bytes, bytes) = opened.await.expect("no panic").expect("it opens");
+    server.kill().expect("it runs");
+    server.wait().expect("it ends");
+    assert!(size_bytes == 65_536 && bytes.iter().all(|byte| *byte == 7));
 }
 
 #[tokio::test]

@@ -84,6 +84,8 @@ pub fn provide() -> Result<()> {
         need("debugfs", "e2fsprogs"),
         // A disk that fails to order: nbdkit's error filter, served as a file.
         need("nbdkit", "nbdkit"),
+        need("qemu-nbd", "qemu-utils"),
+        need("qemu-storage-daemon", "qemu-utils"),
         need("nbdfuse", "libnbd-bin"),
         need("fusermount3", "fuse3"),
         need("openssl", "openssl"),
