@@ -102,6 +102,9 @@ pub const DISK_BYTES: u64 = i64::MAX as u64;
 /// Output of a program that a plugin runs.
 pub const OUTPUT_BYTES: u32 = 16 * 1024 * 1024;
 
+/// What is sent to or received from a socket at once; a guest that has more calls again.
+pub const SOCKET_BYTES: u32 = 1024 * 1024;
+
 /// The limits that the operator, or a test, may set otherwise.
 #[derive(Clone, Debug, Serialize)]
 pub struct Limits {

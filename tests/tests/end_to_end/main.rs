@@ -21,6 +21,7 @@ mod killed_hooks;
 mod machine;
 mod plugins;
 mod promises;
+mod qemu;
 mod reflink;
 mod roles;
 mod shipped_scripts;

@@ -5,6 +5,7 @@
 
 mod nbd;
 mod resolve;
+mod socket;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -25,6 +26,8 @@ use crate::catalog::SecretSource;
 use crate::grant::{GrantKind, Permissions, Place, Refusal};
 use crate::limits::{EXTENTS_COUNTED, EXTENTS_PER_STEP, FOLDER_ENTRIES, OUTPUT_BYTES};
 use crate::process;
+
+pub(crate) use socket::Connection;
 
 /// Why something was not done; becomes the contract's `failure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

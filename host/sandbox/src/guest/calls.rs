@@ -11,12 +11,15 @@ use super::bindings::coffre::plugin as wit;
 use super::hook_bindings::coffre::plugin as hook_wit;
 use super::instance::GuestState;
 use super::log::{Verdict, plain_line};
-use crate::broker::{Broker, Failure, FailureKind, LONGEST_SLEEP, Program};
+use crate::broker::{Broker, Connection, Failure, FailureKind, LONGEST_SLEEP, Program};
 use crate::grant::GrantKind;
 use crate::limits::{LOG_LINE_BYTES, OUTPUT_BYTES};
 
 /// A resource whose acts a later version brings: there is never one.
 pub enum Never {}
+
+/// A guest's connection to a socket of this host.
+pub struct OpenSocket(Arc<Connection>);
 
 impl From<Failure> for wit::types::Failure {
     fn from(failure: Failure) -> Self {
@@ -165,23 +168,28 @@ impl wit::process::HostChild for GuestState {
 impl wit::unix_socket::Host for GuestState {}
 
 impl wit::unix_socket::HostConnection for GuestState {
-    async fn connect(&mut self, path: String) -> Answer<Resource<Never>> {
-        Ok(Err(self
-            .broker
-            .later(GrantKind::UnixSocket, &path, "unix sockets")
-            .into()))
+    async fn connect(&mut self, path: String) -> Answer<Resource<OpenSocket>> {
+        match self.ask(move |broker| broker.connect_socket(&path)).await? {
+            Ok(connection) => Ok(Ok(self.table.push(OpenSocket(Arc::new(connection)))?)),
+            Err(failure) => Ok(Err(failure)),
+        }
     }
 
-    async fn send(&mut self, connection: Resource<Never>, _bytes: Vec<u8>) -> Answer<()> {
-        match *self.table.get(&connection)? {}
+    async fn send(&mut self, connection: Resource<OpenSocket>, bytes: Vec<u8>) -> Answer<()> {
+        let connection = self.table.get(&connection)?.0.clone();
+        let deadline = Instant::now() + self.left();
+        self.ask(move |_| connection.send(&bytes, deadline)).await
     }
 
-    async fn receive(&mut self, connection: Resource<Never>, _max_bytes: u32, _timeout_ms: u32) -> Answer<Vec<u8>> {
-        match *self.table.get(&connection)? {}
+    async fn receive(&mut self, connection: Resource<OpenSocket>, max_bytes: u32, timeout_ms: u32) -> Answer<Vec<u8>> {
+        let connection = self.table.get(&connection)?.0.clone();
+        let deadline = Instant::now() + Duration::from_millis(timeout_ms.into()).min(self.left());
+        self.ask(move |_| connection.receive(max_bytes, deadline)).await
     }
 
-    async fn drop(&mut self, connection: Resource<Never>) -> Result<()> {
-        match self.table.delete(connection)? {}
+    async fn drop(&mut self, connection: Resource<OpenSocket>) -> Result<()> {
+        self.table.delete(connection)?;
+        Ok(())
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) mod bindings {
         exports: { default: async },
         with: {
             "coffre:plugin/process.child": super::calls::Never,
-            "coffre:plugin/unix-socket.connection": super::calls::Never,
+            "coffre:plugin/unix-socket.connection": super::calls::OpenSocket,
         },
     });
 }
