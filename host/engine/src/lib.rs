@@ -20,6 +20,7 @@ mod provider;
 pub mod rehearsal;
 pub mod restore;
 pub mod retention;
+pub mod schedule;
 pub mod secret;
 mod source;
 pub mod state;
