@@ -21,6 +21,7 @@ pub mod rehearsal;
 pub mod restore;
 pub mod retention;
 pub mod schedule;
+pub mod scheduler;
 pub mod secret;
 mod source;
 pub mod state;

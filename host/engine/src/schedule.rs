@@ -10,6 +10,7 @@ mod moments;
 mod read;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ use serde::{Serialize, Serializer};
 
 use moments::Moments;
 pub use read::ScheduleError;
+pub use window::{Window, WindowError};
 
 /// When a policy's machines are backed up. Read once, with the configuration.
 #[derive(Clone)]

@@ -222,10 +222,14 @@ impl TimeOfDay {
         })
     }
 
-    /// `HH:MM-HH:MM`, also over midnight; not an empty one.
+    /// `HH:MM-HH:MM`, also over midnight and up to 24:00; not an empty one.
     pub fn parse_window(text: &str) -> Option<(Self, Self)> {
         let (from, to) = text.split_once('-')?;
-        let (from, to) = (Self::parse(from)?, Self::parse(to)?);
+        let to = match to {
+            "24:00" => Some(Self { minutes: DAY_MINUTES }),
+            to => Self::parse(to),
+        };
+        let (from, to) = (Self::parse(from)?, to?);
         (from != to).then_some((from, to))
     }
 
@@ -236,6 +240,10 @@ impl TimeOfDay {
 
     /// How long it is until a clock shows `later`, perhaps on the next day.
     pub fn minutes_until(self, later: Self) -> u32 {
-        (later.minutes + DAY_MINUTES - self.minutes) % DAY_MINUTES
+        match later.minutes.checked_sub(self.minutes) {
+            // What is due at midnight already is not due at the next one as well.
+            Some(minutes) => minutes.min(DAY_MINUTES - 1),
+            None => later.minutes + DAY_MINUTES - self.minutes,
+        }
     }
 }
