@@ -5,6 +5,7 @@
 //! them and reads as one backup. The seams that other crates fill are [`SnapshotProvider`], [`HookRunner`], [`DiskSource`] and
 //! [`Clock`].
 
+pub mod book;
 mod clock;
 pub mod config;
 pub mod consistency;
