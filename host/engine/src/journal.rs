@@ -33,7 +33,7 @@ use crate::state::{State, StateError, make_folder, names_in, sync_folder};
 pub use owed::{Owed, OwedHook, OwedSession};
 
 /// Jobs kept to look at; older ones that owe nothing go.
-const JOBS_KEPT: usize = 200;
+pub(crate) const JOBS_KEPT: usize = 200;
 
 /// Why a journal could not be written or read. A job that cannot write its journal must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +159,19 @@ pub enum JobOutcome {
     Died,
 }
 
+impl JobOutcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Downgraded => "downgraded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Rehearsed => "rehearsed",
+            Self::Died => "died",
+        }
+    }
+}
+
 /// An event and when it happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
@@ -184,7 +197,7 @@ impl Journal {
         let jobs = state.jobs_folder(machine);
         make_folder(&jobs)?;
         let (id, folder) = loop {
-            let id = format!("{}-{:04x}", now.strftime("%Y%m%dT%H%M%S"), random());
+            let id = new_id(now);
             let folder = jobs.join(&id);
             match fs::DirBuilder::new().mode(0o700).create(&folder) {
                 Ok(()) => break (id, folder),
@@ -397,6 +410,11 @@ pub(crate) fn prune(jobs: &[JobRecord]) {
             tracing::warn!(job = job.id, %error, "an old job's journal stays, it cannot be removed");
         }
     }
+}
+
+/// The time and four random digits.
+pub(crate) fn new_id(now: Timestamp) -> String {
+    format!("{}-{:04x}", now.strftime("%Y%m%dT%H%M%S"), random())
 }
 
 fn random() -> u16 {

@@ -5,6 +5,7 @@
 //! them and reads as one backup. The seams that other crates fill are [`SnapshotProvider`], [`HookRunner`], [`DiskSource`] and
 //! [`Clock`].
 
+pub mod book;
 mod clock;
 pub mod config;
 pub mod consistency;
@@ -21,6 +22,8 @@ mod provider;
 pub mod rehearsal;
 pub mod restore;
 pub mod retention;
+pub mod schedule;
+pub mod scheduler;
 pub mod secret;
 mod source;
 pub mod state;

@@ -2,7 +2,7 @@
 
 use coffre_vault::{Note, StepOutcome};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::journal::{Event, JobOutcome, JobRecord, JournalError};
 use crate::machine::{Consistency, DiskId};
@@ -10,7 +10,7 @@ use crate::progress::Phase;
 use crate::state::State;
 
 /// One job.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobView {
     pub id: String,
     pub machine: String,
@@ -44,7 +44,7 @@ pub struct JobView {
     pub damaged_lines: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PhaseView {
     pub phase: Phase,
     pub at: Timestamp,
@@ -52,7 +52,7 @@ pub struct PhaseView {
     pub duration_ms: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HookView {
     pub name: String,
     pub pre: Option<StepOutcome>,
@@ -67,7 +67,7 @@ pub fn jobs(state: &State, machine: Option<&str>) -> Result<Vec<JobView>, Journa
     };
     let mut views = Vec::new();
     for machine in machines {
-        views.extend(JobRecord::all(state, &machine)?.iter().map(view));
+        views.extend(JobRecord::all(state, &machine)?.iter().map(JobView::of));
     }
     views.sort_by(|one, other| (one.started_at, &one.id).cmp(&(other.started_at, &other.id)));
     Ok(views)
@@ -85,44 +85,66 @@ pub fn job(state: &State, id: &str) -> Result<Option<JobView>, JournalError> {
     Ok(if found.len() == 1 { found.pop() } else { None })
 }
 
-fn view(job: &JobRecord) -> JobView {
-    let started = job.started();
-    let ended = job.ended();
-    let mut view = JobView {
-        id: job.id.clone(),
-        machine: job.machine.clone(),
-        vault: started.map(|started| started.vault.clone()),
-        provider: started.map(|started| started.provider.name.clone()),
-        policy: started.and_then(|started| started.policy.clone()),
-        process: started.map(|started| started.process),
-        running: job.running,
-        started_at: job.records.first().map(|record| record.at),
-        ended_at: None,
-        outcome: ended.map(|ended| ended.outcome),
-        error: ended.and_then(|ended| ended.error.clone()),
-        hint: ended.and_then(|ended| ended.hint.clone()),
-        consistency: None,
-        held_ms: None,
-        frozen_ms: None,
-        hold_overhead_ms: None,
-        point: None,
-        disks: Vec::new(),
-        phases: Vec::new(),
-        hooks: Vec::new(),
-        notes: Vec::new(),
-        read_bytes: ended.map_or(0, |ended| ended.read_bytes),
-        changed_bytes: ended.map_or(0, |ended| ended.changed_bytes),
-        stored_bytes: ended.map_or(0, |ended| ended.stored_bytes),
-        owes: !job.running && !job.owed().is_nothing(),
-        damaged_lines: job.damaged_lines,
-    };
-    for record in &job.records {
-        view.add(record.at, &record.event);
-    }
-    view
-}
-
 impl JobView {
+    /// What a journal says.
+    pub(crate) fn of(job: &JobRecord) -> Self {
+        let started = job.started();
+        let ended = job.ended();
+        let mut view = Self {
+            vault: started.map(|started| started.vault.clone()),
+            provider: started.map(|started| started.provider.name.clone()),
+            policy: started.and_then(|started| started.policy.clone()),
+            process: started.map(|started| started.process),
+            running: job.running,
+            started_at: job.records.first().map(|record| record.at),
+            outcome: ended.map(|ended| ended.outcome),
+            error: ended.and_then(|ended| ended.error.clone()),
+            hint: ended.and_then(|ended| ended.hint.clone()),
+            read_bytes: ended.map_or(0, |ended| ended.read_bytes),
+            changed_bytes: ended.map_or(0, |ended| ended.changed_bytes),
+            stored_bytes: ended.map_or(0, |ended| ended.stored_bytes),
+            owes: !job.running && !job.owed().is_nothing(),
+            damaged_lines: job.damaged_lines,
+            ..Self::bare(&job.id, &job.machine)
+        };
+        for record in &job.records {
+            view.add(record.at, &record.event);
+        }
+        view
+    }
+
+    /// A job of which nothing but its name is known.
+    pub(crate) fn bare(id: &str, machine: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            machine: machine.to_owned(),
+            vault: None,
+            provider: None,
+            policy: None,
+            process: None,
+            running: false,
+            started_at: None,
+            ended_at: None,
+            outcome: None,
+            error: None,
+            hint: None,
+            consistency: None,
+            held_ms: None,
+            frozen_ms: None,
+            hold_overhead_ms: None,
+            point: None,
+            disks: Vec::new(),
+            phases: Vec::new(),
+            hooks: Vec::new(),
+            notes: Vec::new(),
+            read_bytes: 0,
+            changed_bytes: 0,
+            stored_bytes: 0,
+            owes: false,
+            damaged_lines: 0,
+        }
+    }
+
     fn add(&mut self, at: Timestamp, event: &Event) {
         match event {
             Event::Phase { phase } => {
