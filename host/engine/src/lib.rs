@@ -15,6 +15,7 @@ pub mod freeze;
 mod hook;
 pub mod job;
 pub mod journal;
+pub mod live;
 mod machine;
 pub mod progress;
 mod provider;
@@ -24,6 +25,7 @@ pub mod retention;
 pub mod secret;
 mod source;
 pub mod state;
+pub mod status;
 pub mod transfer;
 
 pub use clock::{Clock, SystemClock};
