@@ -22,6 +22,8 @@ mod provider;
 pub mod rehearsal;
 pub mod restore;
 pub mod retention;
+pub mod schedule;
+pub mod scheduler;
 pub mod secret;
 mod source;
 pub mod state;

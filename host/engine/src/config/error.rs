@@ -132,7 +132,7 @@ pub(super) fn nearest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>)
 }
 
 /// `did you mean …?`, or the whole list where nothing is near.
-pub(super) fn suggest<'a>(found: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
+pub(crate) fn suggest<'a>(found: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
     if let Some(word) = nearest(found, known.clone()) {
         return Some(format!("did you mean `{word}`?"));
     }

@@ -15,6 +15,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use error::suggest;
 pub use error::{ConfigError, Problem};
 pub use model::{
     Config, DiskSelection, Folders, GrantTable, HookConfig, HookKind, HookPlace, Keep, KeyConfig, KeyKind,

@@ -14,6 +14,7 @@ use url::Url;
 use super::error::suggest;
 use super::words::Pattern;
 use crate::machine::{Consistency, Machine, OsFamily};
+use crate::schedule::Schedule;
 use crate::secret::SecretSource;
 
 /// Everything that the configuration file says.
@@ -115,7 +116,7 @@ pub enum KeyKind {
 #[serde(rename_all = "kebab-case")]
 pub struct PolicyConfig {
     pub name: String,
-    pub schedule: Option<String>,
+    pub schedule: Option<Schedule>,
     /// Wanted. None: application where the machine has hooks, file-system where it has something to freeze, else crash.
     pub consistency: Option<Consistency>,
     /// Less than this fails the job.
@@ -149,8 +150,7 @@ pub struct Keep {
 impl PolicyConfig {
     /// Whose days, weeks and months are meant: the schedule's, or this host's where it names none.
     pub fn time_zone(&self) -> TimeZone {
-        let named = self.schedule.as_deref().and_then(super::words::zone);
-        named.unwrap_or_else(TimeZone::system)
+        self.schedule.as_ref().map_or_else(TimeZone::system, Schedule::zone)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use serde::Serializer;
 
-use super::error::suggest;
+use crate::schedule::Schedule;
 
 /// What can be granted to a plugin; each is explained by `coffre plugin inspect` for the plugins that ask for it.
 pub const PLUGIN_GRANTS: &[&str] = &[
@@ -101,79 +100,9 @@ pub fn shown_duration(value: Duration) -> String {
     format!("{}{unit}", total_ms / factor)
 }
 
-const SCHEDULES: &[&str] = &["never", "hourly", "daily", "weekly", "monthly", "every"];
-const DAYS: &[&str] = &[
-    "monday",
-    "tuesday",
-    "wednesday",
-    "thursday",
-    "friday",
-    "saturday",
-    "sunday",
-];
-
-/// Checks the shape only; the scheduler reads it for good.
-pub(super) fn schedule(text: &str) -> Result<(), Wrong> {
-    let forms = "as in \"never\", \"hourly\", \"every 4h\", \"daily 02:00 Europe/Paris\", \
-                 \"weekly sunday 03:00\" or \"monthly 1 04:00\"";
-    let wrong = |why: String| Err((why, Some(forms.to_owned())));
-    let mut words = text.split_whitespace();
-    let Some(kind) = words.next() else {
-        return wrong("the schedule is empty".to_owned());
-    };
-    let second = match kind {
-        "never" | "hourly" => None,
-        "every" => {
-            let Some(length) = words.next() else {
-                return wrong("`every` needs a duration".to_owned());
-            };
-            duration_within(length, "`every`", "5m", "31d")?;
-            None
-        }
-        "daily" => words.next(),
-        "weekly" => match words.next() {
-            Some(day) if DAYS.contains(&day) => words.next(),
-            Some(day) => {
-                return Err((
-                    format!("`{day}` is not a day of the week"),
-                    suggest(day, DAYS.iter().copied()),
-                ));
-            }
-            None => return wrong("`weekly` needs a day".to_owned()),
-        },
-        "monthly" => match words.next().map(str::parse::<u8>) {
-            Some(Ok(1..=31)) => words.next(),
-            _ => return wrong("`monthly` needs a day from 1 to 31".to_owned()),
-        },
-        _ => {
-            let hint = suggest(kind, SCHEDULES.iter().copied());
-            return Err((format!("`{kind}` is not a kind of schedule"), hint));
-        }
-    };
-    if let Some(time) = second {
-        let right = time.split_once(':').is_some_and(|(hours, minutes)| {
-            let two = |text: &str, below: u8| text.len() == 2 && text.parse::<u8>().is_ok_and(|found| found < below);
-            two(hours, 24) && two(minutes, 60)
-        });
-        if !right {
-            return wrong(format!("`{time}` is not a time of day"));
-        }
-        if let Some(zone) = words.next()
-            && TimeZone::get(zone).is_err()
-        {
-            return wrong(format!("`{zone}` is not a time zone"));
-        }
-    }
-    match words.next() {
-        Some(more) => wrong(format!("`{more}` is too much")),
-        None => Ok(()),
-    }
-}
-
-/// The time zone that a schedule names after its time of day.
-pub(super) fn zone(schedule: &str) -> Option<TimeZone> {
-    let mut words = schedule.split_whitespace().skip_while(|word| !word.contains(':'));
-    TimeZone::get(words.nth(1)?).ok()
+/// When backups are due.
+pub(super) fn schedule(text: &str) -> Result<Schedule, Wrong> {
+    Schedule::parse(text).map_err(|error| (error.to_string(), error.hint()))
 }
 
 /// A disk's id, or several: `*` stands for any run of characters, `?` for one.
@@ -280,47 +209,6 @@ mod tests {
             "99999999999999999d",
         ] {
             assert_eq!(ms(wrong), None, "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn schedules_have_the_shapes_that_the_hint_shows() {
-        for right in [
-            "never",
-            "hourly",
-            "every 4h",
-            "daily",
-            "daily 02:00",
-            "daily 02:00 Europe/Paris",
-            "weekly sunday 03:00 UTC",
-            "monthly 1 04:00",
-        ] {
-            assert_eq!(schedule(right), Ok(()), "{right}");
-        }
-        for wrong in [
-            "",
-            "dayly 02:00",
-            "daily 2am",
-            "daily 24:00",
-            "daily 02:00 Mars/Olympus",
-            "weekly 03:00",
-            "every 1s",
-        ] {
-            assert!(schedule(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_zone_of_a_schedule_is_what_stands_after_its_time() {
-        for (schedule, wanted) in [
-            ("daily 02:00 Europe/Paris", Some("Europe/Paris")),
-            ("weekly sunday 03:00 UTC", Some("UTC")),
-            ("monthly 1 04:00 America/St_Johns", Some("America/St_Johns")),
-            ("daily 02:00", None),
-            ("hourly", None),
-        ] {
-            let found = zone(schedule);
-            assert_eq!(found.as_ref().and_then(TimeZone::iana_name), wanted, "{schedule}");
         }
     }
 

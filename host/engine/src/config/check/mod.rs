@@ -205,9 +205,7 @@ impl<'a> Checker<'a> {
             Some(word) => self.word(word, |text| words::duration_within(text, what, "1s", most)),
             None => Ok(default),
         };
-        if let Some(schedule) = &raw.schedule {
-            self.word(schedule, words::schedule)?;
-        }
+        let schedule = raw.schedule.map(|word| self.word(&word, words::schedule)).transpose()?;
         let consistency = level(&raw.consistency)?;
         let accept = level(&raw.accept)?.unwrap_or(Consistency::Crash);
         if let (Some(wanted), Some(word)) = (consistency, &raw.accept)
@@ -219,7 +217,7 @@ impl<'a> Checker<'a> {
         let keep = raw.keep.map(|keep| self.keep(keep)).transpose()?;
         Ok(PolicyConfig {
             name,
-            schedule: raw.schedule.map(Spanned::into_inner),
+            schedule,
             consistency,
             accept,
             keep,
