@@ -9,6 +9,7 @@ mod key;
 mod left_behind;
 mod log;
 mod machine;
+mod metrics;
 mod output;
 mod plugins;
 mod progress;
@@ -17,6 +18,7 @@ mod report;
 mod screen;
 mod shape;
 mod stop;
+mod tell;
 mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -17,6 +17,7 @@ pub mod job;
 pub mod journal;
 pub mod live;
 mod machine;
+pub mod news;
 pub mod progress;
 mod provider;
 pub mod rehearsal;

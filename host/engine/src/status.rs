@@ -102,6 +102,21 @@ pub struct Due {
     pub next: Option<Timestamp>,
 }
 
+impl Due {
+    pub fn of(policy: &PolicyConfig, now: Timestamp) -> Self {
+        let Some(schedule) = &policy.schedule else {
+            return Self::default();
+        };
+        let last = schedule.last_until(now);
+        let before = last.and_then(|last| last.checked_sub(SignedDuration::from_nanos(1)).ok());
+        Self {
+            last,
+            before_last: before.and_then(|before| schedule.last_until(before)),
+            next: schedule.next_after(now),
+        }
+    }
+}
+
 /// What is known of all machines at one instant.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
@@ -128,7 +143,12 @@ impl Known {
 
 /// Every machine of the configuration, worst first, then by name.
 /// `due` is asked for the due times around `now`.
-pub fn judge(config: &Config, known: &Known, due: impl Fn(&PolicyConfig) -> Due, now: Timestamp) -> Vec<MachineStatus> {
+pub fn judge(
+    config: &Config,
+    known: &Known,
+    mut due: impl FnMut(&PolicyConfig) -> Due,
+    now: Timestamp,
+) -> Vec<MachineStatus> {
     let mut newest: BTreeMap<(&str, &str), Vec<&Newest>> = BTreeMap::new();
     for point in &known.newest {
         newest.entry((&point.vault, &point.machine)).or_default().push(point);

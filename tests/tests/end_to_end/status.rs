@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use coffre_tests::browser::{Browser, Look};
 use coffre_tests::{Place, VaultKind};
 use serde_json::Value;
 
@@ -178,4 +179,39 @@ fn watch_wants_a_terminal_and_leaves_it_as_it_was() {
     let status = watching.wait().unwrap();
     assert_eq!(status.code(), Some(0), "{}", shown());
     assert!(shown().contains("\x1b[?1049l"), "the screen was left");
+}
+
+#[test]
+fn a_report_is_one_page_that_a_browser_shows_whole() {
+    let place = place();
+    let image = place.images().join("vda.img");
+    fs::write(&image, vec![7; 8 << 20]).unwrap();
+    place.backup("web01");
+    let mut bytes = fs::read(&image).unwrap();
+    bytes[5 << 20..][..4096].fill(1);
+    fs::write(&image, bytes).unwrap();
+    let point = place.backup("web01");
+    let file = place.path("report.html");
+    let said = place.json(&["report", "--html", &file.display().to_string()]);
+    assert_eq!(said["size_bytes"], fs::metadata(&file).unwrap().len());
+
+    let mut browser = Browser::start();
+    for width in [360, 1280] {
+        let look = Look {
+            width,
+            height: 800,
+            dark: width == 360,
+        };
+        browser.open(&file, look);
+        let overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(browser.ask(overflow), 0, "{width}");
+        assert_eq!(browser.complaints(), [] as [Value; 0]);
+        assert_eq!(browser.requests().len(), 1, "{:?}", browser.requests());
+    }
+    assert_eq!(browser.ask("document.querySelectorAll('.card.bad').length"), 0);
+    let points = browser.ask("document.querySelector('td[data-label=Points]').textContent");
+    assert_eq!(points, "2");
+    // The second changed one region of the eight that the disk has, the first all of them.
+    let rows = "[...document.querySelectorAll('svg.regions path')].map(path => path.getAttribute('d')).join('').match(/M\\d+ \\d+/g).join()";
+    assert_eq!(browser.ask(rows).as_str().unwrap().matches(" 0").count(), 1, "{point}");
 }

@@ -49,6 +49,8 @@ pub struct KnownDisk {
     pub stored_bytes: u64,
     /// As [`coffre_vault::ComparedHow`] is shown.
     pub compared: String,
+    /// As [`coffre_vault::PointDisk`] has them.
+    pub changed_regions: String,
 }
 
 impl KnownPoint {
@@ -81,6 +83,7 @@ impl KnownPoint {
                     changed_bytes: disk.changed_bytes,
                     stored_bytes: disk.stored_bytes,
                     compared: disk.compared.how.to_string(),
+                    changed_regions: disk.changed_regions.clone(),
                 })
                 .collect(),
             notes: point.notes.iter().filter(serious).cloned().collect(),

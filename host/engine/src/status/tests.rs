@@ -70,6 +70,11 @@ fn last_job(outcome: JobOutcome) -> BTreeMap<String, LastJob> {
         error: Some("the store is full".to_owned()),
         hint: Some("make room".to_owned()),
         point: None,
+        held_ms: None,
+        frozen_ms: None,
+        read_bytes: 0,
+        changed_bytes: 0,
+        stored_bytes: 0,
     };
     BTreeMap::from([("web01".to_owned(), job)])
 }
