@@ -19,6 +19,7 @@ mod keys;
 mod killed;
 mod killed_hooks;
 mod machine;
+mod package;
 mod plugins;
 mod promises;
 mod reflink;
