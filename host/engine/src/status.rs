@@ -154,12 +154,15 @@ pub fn judge(
         newest.entry((&point.vault, &point.machine)).or_default().push(point);
     }
     let running: BTreeMap<&str, &RunningJob> = known.running.iter().map(|job| (job.machine.as_str(), job)).collect();
+    // A thousand machines have a handful of policies.
+    let mut dues: BTreeMap<String, Due> = BTreeMap::new();
     let mut machines: Vec<MachineStatus> = (config.machines.values())
         .map(|machine| {
             let points = newest.get(&(machine.vault.as_str(), machine.name.as_str()));
             let running = running.get(machine.name.as_str()).map(|job| (*job).clone());
             let points = points.map_or(&[][..], Vec::as_slice);
-            let due = due(&config.policy_of(machine));
+            let policy = config.policy_of(machine);
+            let due = *dues.entry(policy.name.clone()).or_insert_with(|| due(&policy));
             one(config, machine, points, known, running, due, now)
         })
         .collect();

@@ -15,7 +15,11 @@ const MIB: u64 = 1 << 20;
 fn output(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{command:?}\n{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}\n{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     said
 }
 
@@ -42,7 +46,12 @@ impl Root {
     fn dpkg(&self, arguments: &[&str]) -> String {
         let mut dpkg = Command::new("dpkg");
         dpkg.arg(format!("--root={}", self.folder.path().display()))
-            .args(["--force-script-chrootless", "--force-depends", "--force-not-root", "--no-triggers"])
+            .args([
+                "--force-script-chrootless",
+                "--force-depends",
+                "--force-not-root",
+                "--no-triggers",
+            ])
             .args(arguments);
         output(&mut dpkg)
     }
@@ -76,7 +85,9 @@ fn package(folder: &Path) -> PathBuf {
         .arg(folder);
     output(&mut xtask);
     let made = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    made.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "deb")).expect("a package")
+    made.into_iter()
+        .find(|path| path.extension().is_some_and(|kind| kind == "deb"))
+        .expect("a package")
 }
 
 #[test]
@@ -89,7 +100,12 @@ fn the_package_installs_works_and_is_purged_without_a_trace() {
     }
     let content = output(Command::new("dpkg-deb").arg("--contents").arg(&package));
     assert!(content.lines().all(|line| line.contains(" root/root ")), "{content}");
-    assert!(content.lines().any(|line| line.starts_with("drwx------") && line.ends_with(" ./etc/coffre/")), "{content}");
+    assert!(
+        content
+            .lines()
+            .any(|line| line.starts_with("drwx------") && line.ends_with(" ./etc/coffre/")),
+        "{content}"
+    );
 
     let root = Root::new();
     let before = root.all();
@@ -124,7 +140,11 @@ fn the_package_installs_works_and_is_purged_without_a_trace() {
     assert!(!root.path("usr").exists() || root.all().iter().all(|path| !path.contains("coffre/plugins")));
     root.dpkg(&["--purge", "coffre"]);
     let left: Vec<String> = root.all().difference(&before).cloned().collect();
-    assert_eq!(left, ["etc", "etc/coffre", "etc/coffre/main.key"], "but the key, nothing is left");
+    assert_eq!(
+        left,
+        ["etc", "etc/coffre", "etc/coffre/main.key"],
+        "but the key, nothing is left"
+    );
 
     // Without one there is nothing left at all.
     fs::remove_dir_all(root.path("etc")).unwrap();
@@ -139,7 +159,9 @@ fn pages_are_sound(root: &Root) {
     for entry in fs::read_dir(root.path("usr/share/man/man1")).unwrap() {
         let page = entry.unwrap().path();
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "gzip -dc \"$0\" | groff -man -ww -z -Kutf8 2>&1"]).arg(&page);
+        shell
+            .args(["-c", "gzip -dc \"$0\" | groff -man -ww -z -Kutf8 2>&1"])
+            .arg(&page);
         assert_eq!(output(&mut shell), "", "{}", page.display());
         pages += 1;
     }

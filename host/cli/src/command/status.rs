@@ -3,12 +3,11 @@
 mod view;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
 use anyhow::Context;
 use coffre_engine::book::Book;
-use coffre_engine::config::{Config, PolicyConfig};
+use coffre_engine::config::Config;
 use coffre_engine::live;
 use coffre_engine::state::State;
 use coffre_engine::status::{Due, Known, Level, MachineStatus, judge, worst};
@@ -91,10 +90,7 @@ impl Look {
     pub fn now(&self, now: Timestamp) -> anyhow::Result<Vec<MachineStatus>> {
         let running = live::running(&self.config.coffre.run, &self.state)?;
         let known = Known::read(&self.book, running).context("cannot read the book of what is known")?;
-        // A thousand machines have a handful of policies.
-        let mut due: BTreeMap<String, Due> = BTreeMap::new();
-        let due = |policy: &PolicyConfig| *due.entry(policy.name.clone()).or_insert_with(|| Due::of(policy, now));
-        let mut machines = judge(&self.config, &known, due, now);
+        let mut machines = judge(&self.config, &known, |policy| Due::of(policy, now), now);
         if !self.machines.is_empty() {
             machines.retain(|machine| self.machines.contains(&machine.machine));
         }
@@ -128,10 +124,12 @@ pub async fn refresh(config: &Config, known: &Book, machines: &[String]) -> anyh
 
 #[cfg(test)]
 pub mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
 
     use coffre_engine::DiskId;
     use coffre_engine::book::{LastJob, Newest, Shelf, Turn, TurnState};
+    use coffre_engine::config::PolicyConfig;
     use coffre_engine::journal::JobOutcome;
     use coffre_engine::live::RunningJob;
     use coffre_engine::progress::{DiskView, Phase, ProgressView};

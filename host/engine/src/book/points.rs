@@ -219,15 +219,18 @@ impl Book {
     pub fn shelves(&self) -> Result<BTreeMap<Place, Shelf>, BookError> {
         self.read("count points", |book| {
             let mut query =
-                book.prepare("SELECT vault, machine, count(*), sum(stored) FROM point GROUP BY vault, machine")?;
+                book.prepare("SELECT vault, machine, count(*), sum(stored) FROM point GROUP BY kept, vault, machine")?;
             let rows = query.query_map([], |row| {
-                let shelf = Shelf {
-                    points: row.get(2)?,
-                    stored_bytes: row.get(3)?,
-                };
-                Ok(((row.get(0)?, row.get(1)?), shelf))
+                Ok(((row.get(0)?, row.get(1)?), row.get::<_, u64>(2)?, row.get::<_, u64>(3)?))
             })?;
-            rows.collect()
+            let mut shelves: BTreeMap<Place, Shelf> = BTreeMap::new();
+            for row in rows {
+                let (place, points, stored_bytes) = row?;
+                let shelf = shelves.entry(place).or_default();
+                shelf.points += points;
+                shelf.stored_bytes += stored_bytes;
+            }
+            Ok(shelves)
         })
     }
 }

@@ -43,7 +43,8 @@ const STEPS: [&str; VERSION as usize] = ["
         document TEXT NOT NULL,
         PRIMARY KEY (vault, machine, number)
     ) STRICT;
-    CREATE INDEX point_by_worth ON point (vault, machine, kept, reached, taken, size, stored);
+    -- All that is asked of all machines at once, in the order in which it is asked, so that no document is touched.
+    CREATE INDEX point_by_worth ON point (kept, vault, machine, reached, taken, number, size, stored);
 
     -- What channels were told of, until it is over.
     CREATE TABLE told (

@@ -166,7 +166,8 @@ impl Checker<'_> {
         let first = |words: &Option<Vec<Spanned<String>>>| {
             words.as_ref().map(|words| words.first().map_or(0..0, Spanned::span))
         };
-        let keys: [(&str, Option<Range<usize>>, &[Kind]); 10] = [
+        type Key<'a> = (&'static str, Option<Range<usize>>, &'a [Kind]);
+        let keys: [Key<'_>; 10] = [
             ("on", first(&raw.on), &[Webhook, Email, Command]),
             ("url", span(&raw.url), &[Webhook, Ping]),
             ("token", raw.token.as_ref().map(Spanned::span), &[Webhook]),
