@@ -3,6 +3,7 @@
 //! The servers are started by `cargo xtask test`, which says where they are; a test that needs one and does not find it
 //! fails and says so.
 
+pub mod browser;
 pub mod disk;
 pub mod mount;
 pub mod place;

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub use hook::{HookArgs, HookCommand, NewHookArgs, NewHookKind, SnapshotKind, TestHookArgs};
 pub use key::{AddKeyArgs, KeyArgs, KeyCommand, NewKeys, RemoveKeyArgs, RotateKeyArgs};
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use coffre_vault::Percentage;
 
@@ -55,6 +55,21 @@ pub struct Global {
     #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Options everywhere")]
     pub verbose: u8,
 
+    /// How logs are written on stderr: text, json (a document per line), or journald (a priority before each line)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        env = "COFFRE_LOG_FORMAT",
+        hide_env = true,
+        hide_possible_values = true,
+        default_value = "text",
+        hide_default_value = true,
+        help_heading = "Options everywhere"
+    )]
+    pub log_format: LogFormat,
+
     /// Say only what went wrong
     #[arg(
         short,
@@ -66,10 +81,20 @@ pub struct Global {
     pub quiet: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+    Journald,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Init(InitArgs),
     Backup(BackupArgs),
+    Status(StatusArgs),
+    Report(ReportArgs),
     Points(PointsArgs),
     Restore(RestoreArgs),
     Forget(ForgetArgs),
@@ -94,7 +119,18 @@ Examples:
   ExecStopPost=/usr/bin/coffre doctor")]
     Doctor,
     Hook(HookArgs),
+    Notify(NotifyArgs),
+    /// Print metrics for Prometheus
+    ///
+    /// The same that `coffre run` serves at the address of [metrics], for hosts whose backups cron starts: the textfile collector of
+    /// node_exporter takes it.
+    #[command(after_long_help = "\
+Examples:
+  coffre metrics
+  coffre metrics > /var/lib/node_exporter/coffre.prom")]
+    Metrics,
     Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Make a new vault, and the recovery key that opens it when all else is lost
@@ -144,6 +180,64 @@ pub struct BackupArgs {
     /// Every machine with this policy
     #[arg(long, value_name = "POLICY", conflicts_with = "all")]
     pub policy: Option<String>,
+}
+
+/// Say whether every machine is safe
+///
+/// Worst first: the last good point and its age, the consistency it reached, when the next run is due, what runs now and how
+/// far it is (in whichever process), and what is wrong with what to do about it. It asks what this host remembers and no
+/// vault; --refresh reads the points in the vaults first, for what other hosts have changed.
+///
+/// A machine is safe while its newest good point (not forgotten, and at least as consistent as its policy accepts) is as new
+/// as its schedule wants. Without a schedule, two days are a warning and seven not safe.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exit codes, as monitoring has them:
+    0  every machine is safe      2  some machine is not safe
+    1  there is a warning         3  some machine's state is not known, or nothing is
+   64  wrong usage
+
+Examples:
+  coffre status
+  coffre status web01 --json
+  coffre status --watch
+  coffre status --refresh")]
+pub struct StatusArgs {
+    /// Only these machines
+    #[arg(value_name = "MACHINE")]
+    pub machines: Vec<String>,
+
+    /// Read the machines' points in their vaults first
+    #[arg(long)]
+    pub refresh: bool,
+
+    /// Stay, and show what runs as it goes on
+    #[arg(long, conflicts_with = "refresh")]
+    pub watch: bool,
+}
+
+/// Write a page about every machine, for people with a browser
+///
+/// One HTML file that needs nothing else and no network: what is not safe first, then for each machine a calendar of its
+/// recovery points, sizes and changes over time, how long applications were held and file systems frozen, and which regions of each disk
+/// changed. It is made from what this host remembers, like `coffre status`.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre report --html /srv/www/backups.html
+  coffre report --html web01.html web01 --refresh")]
+pub struct ReportArgs {
+    /// The file to write; one that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    pub html: PathBuf,
+
+    /// Only these machines
+    #[arg(value_name = "MACHINE")]
+    pub machines: Vec<String>,
+
+    /// Read the machines' points in their vaults first
+    #[arg(long)]
+    pub refresh: bool,
 }
 
 /// List recovery points
@@ -419,7 +513,7 @@ pub struct RepairIndexArgs {
 Examples:
   coffre jobs
   coffre jobs list --machine web01 --limit 5
-  coffre jobs show web01-20261123T020000-1f3a")]
+  coffre jobs show 20261123T020000-1f3a")]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct JobsArgs {
     #[command(subcommand)]
@@ -501,6 +595,37 @@ pub enum PluginCommand {
         #[arg(value_name = "NAME|FILE")]
         plugin: String,
     },
+}
+
+/// Tell the channels of [notify.NAME] what is new, or try them
+///
+/// `coffre run` does so by itself; this is for hosts whose backups cron starts. A channel hears of a trouble once (a failed
+/// backup, a missed run, a point worth less than wanted, a machine that is not safe), and once that the machine is safe again. What
+/// could not be delivered is told the next time.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre notify
+  coffre notify ops --test")]
+pub struct NotifyArgs {
+    /// Only this channel
+    #[arg(value_name = "NAME")]
+    pub channel: Option<String>,
+
+    /// Send a message that says that it is a test, and tell no news
+    #[arg(long)]
+    pub test: bool,
+}
+
+/// Write the manual pages into a folder
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  coffre man /usr/local/share/man/man1")]
+pub struct ManArgs {
+    /// A folder that is there
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
 }
 
 /// Print a completion script for a shell

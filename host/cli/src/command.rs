@@ -12,10 +12,15 @@ mod hook;
 mod init;
 mod jobs;
 mod key;
+mod man;
+mod metrics;
+mod notify;
 mod plugin;
 mod points;
 mod repair;
+mod report;
 mod restore;
+pub mod status;
 mod verify;
 
 use anyhow::Context;
@@ -43,6 +48,11 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Init(args) => init::run(args, global, output).await,
         Command::Points(args) => stop::or_dropped(points::run(args, global, output)).await,
         Command::Backup(args) => backup::run(args, global, output).await,
+        Command::Notify(args) => stop::or_dropped(notify::run(args, global, output)).await,
+        Command::Metrics => metrics::run(global, output).await,
+        Command::Man(args) => man::run(args, output),
+        Command::Report(args) => report::run(args, global, output).await,
+        Command::Status(args) => status::run(args, global, output).await,
         Command::Jobs(args) => jobs::run(args, global, output),
         Command::Restore(args) => restore::run(args, global, output).await,
         Command::Forget(args) => stop::or_dropped(forget::run(args, global, output)).await,

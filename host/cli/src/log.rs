@@ -1,11 +1,15 @@
 //! Logs on stderr, above the progress bars and never through them.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
 
-use crate::args::Global;
+use crate::args::{Global, LogFormat};
 use crate::exit::Complaint;
 use crate::screen;
 
@@ -22,10 +26,21 @@ pub fn start(global: &Global) -> anyhow::Result<()> {
         })?,
         None => EnvFilter::new(by_flags(global)),
     };
-    let builder = tracing_subscriber::fmt()
+    let plain = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(AboveTheBars)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
+        .with_writer(AboveTheBars);
+    let builder = match global.log_format {
+        LogFormat::Text => plain
+            .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())),
+        LogFormat::Json => {
+            let _ = plain.json().flatten_event(true).with_ansi(false).try_init();
+            return Ok(());
+        }
+        LogFormat::Journald => {
+            let _ = plain.with_ansi(false).event_format(WithPriority).try_init();
+            return Ok(());
+        }
+    };
     // At a terminal the times are the reader's; journald and cron's mail want them said, and so does whoever wants detail.
     let started = if io::stderr().is_terminal() && global.verbose < 2 {
         builder.without_time().with_target(false).try_init()
@@ -63,6 +78,32 @@ fn by_flags(global: &Global) -> String {
         filter.push_str(",coffre_engine::job=error");
     }
     filter
+}
+
+/// A line per event as journald reads it from a service's stderr: `<4>` and the like say how serious it is, and the time is
+/// journald's own (sd-daemon(3)).
+struct WithPriority;
+
+impl<S, N> FormatEvent<S, N> for WithPriority
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let priority = match *event.metadata().level() {
+            Level::ERROR => 3,
+            Level::WARN => 4,
+            Level::INFO => 6,
+            Level::DEBUG | Level::TRACE => 7,
+        };
+        let mut text = String::new();
+        context.field_format().format_fields(Writer::new(&mut text), event)?;
+        // Each line of it: one without would be taken for news of its own, and of no importance.
+        for line in text.lines() {
+            writeln!(writer, "<{priority}>{line}")?;
+        }
+        Ok(())
+    }
 }
 
 struct AboveTheBars;

@@ -2,12 +2,14 @@
 //! came of it. Everything else is in the crates below.
 
 mod args;
+mod book;
 mod command;
 mod exit;
 mod key;
 mod left_behind;
 mod log;
 mod machine;
+mod metrics;
 mod output;
 mod plugins;
 mod progress;
@@ -16,6 +18,7 @@ mod report;
 mod screen;
 mod shape;
 mod stop;
+mod tell;
 mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -15,6 +15,8 @@
 mod jobs;
 mod points;
 mod schema;
+mod tally;
+mod told;
 mod turns;
 
 #[cfg(test)]
@@ -37,6 +39,7 @@ use crate::state::{State, StateError, make_folder};
 
 pub use jobs::{Attempt, LastJob};
 pub use points::{KnownDisk, KnownPoint, Newest, Shelf};
+pub use tally::Tally;
 pub use turns::{Turn, TurnState};
 
 /// Others hold the book for milliseconds; who waits longer than this waits for a process that was stopped.

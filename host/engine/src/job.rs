@@ -18,6 +18,7 @@ mod error;
 mod freeze;
 mod point;
 mod rehearsal;
+mod remembered;
 mod rest;
 mod run;
 mod send;
@@ -48,7 +49,7 @@ pub use error::{JobError, JobErrorKind};
 pub use rehearsal::{Rehearsal, rehearse};
 use run::Run;
 pub use told::{Told, owes, tell};
-pub use view::{JobView, PhaseView, job, jobs};
+pub use view::{HookView, JobView, PhaseView, job, jobs, listed};
 
 /// What a backup works with. The provider and hooks are those of the machine, loaded by the caller; the vault is open.
 #[derive(Clone)]

@@ -15,8 +15,10 @@ pub mod freeze;
 mod hook;
 pub mod job;
 pub mod journal;
+pub mod live;
 mod machine;
 pub mod nbd;
+pub mod news;
 pub mod progress;
 mod provider;
 pub mod rehearsal;
@@ -27,6 +29,7 @@ pub mod scheduler;
 pub mod secret;
 mod source;
 pub mod state;
+pub mod status;
 pub mod transfer;
 
 pub use clock::{Clock, SystemClock};

@@ -184,6 +184,9 @@ pub struct PointDisk {
     pub stored_bytes: u64,
     /// The sample found a change that the provider had not named.
     pub tracking_lied: bool,
+    /// How much of each 128th of the disk changed: a hexadecimal digit each, 0 for nothing, f for all. Empty: not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub changed_regions: String,
 }
 
 /// The top node of a disk's map.

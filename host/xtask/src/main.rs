@@ -7,6 +7,7 @@
 
 mod bench;
 mod command;
+mod deb;
 mod fuzz;
 mod machine;
 mod plugins;
@@ -31,7 +32,10 @@ usage: cargo xtask COMMAND
   bench [PART …] [--folder DIR]
                             measure Coffre beside restic and rustic; parts: limit, restic, rustic, coffre, reflink;
                             and, only if named: memory (5 and 50 million chunks), sessions (1,000 and 100,000), hold (how
-                            long databases wait for Coffre itself; fails over 100 ms)
+                            long databases wait for Coffre itself; fails over 100 ms), fleet (a configuration of 1,000 machines: start-up,
+                            memory, status; fails over 200 ms)
+  deb [--debug] [--folder DIR]
+                            a Debian package in target/deb: programs, plugins, units, completions, manual pages, examples
   soak [--minutes M] [--seed S] [--seeds N]
                             simulate the vault under faults, crashes and races (30 minutes, unless M or N says otherwise)
                             and stop at the first seed that loses something
@@ -64,6 +68,7 @@ fn dispatch(arguments: Vec<String>) -> Result<()> {
         "quickstart" => quickstart::run(&Workspace::find()?, rest),
         "fuzz" => fuzz::run(&Workspace::find()?, rest),
         "bench" => bench::run(&Workspace::find()?, rest),
+        "deb" => deb::run(&Workspace::find()?, rest),
         "soak" => soak::run(&Workspace::find()?, rest),
         "test" => test::run(&Workspace::find()?, rest),
         "servers" => test::servers(&Workspace::find()?, rest),

@@ -67,6 +67,8 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
     Commands:
       init         Make a new vault, and the recovery key that opens it when all else is lost
       backup       Back up machines: hooks, snapshot, transfer of what changed, recovery point
+      status       Say whether every machine is safe
+      report       Write a page about every machine, for people with a browser
       points       List recovery points
       restore      Write a recovery point's disks back, verified while they are written
       forget       Forget recovery points, by policy or by name: the first of two steps to delete them
@@ -82,7 +84,10 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
       plugin       The plugins that are installed, what they ask for and what they were granted
       doctor       Undo what a run of Coffre that was killed has left, and show that writes work again
       hook         Begin, check and try hooks, without a backup
+      notify       Tell the channels of [notify.NAME] what is new, or try them
+      metrics      Print metrics for Prometheus
       completions  Print a completion script for a shell
+      man          Write the manual pages into a folder
       help         Print this message or the help of the given subcommand(s)
 
     Options:
@@ -101,6 +106,10 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
 
       -v, --verbose...
               Say more; twice for more still ($COFFRE_LOG and $RUST_LOG say it finer)
+
+          --log-format <FORMAT>
+              How logs are written on stderr: text, json (a document per line), or journald (a priority
+              before each line)
 
       -q, --quiet
               Say only what went wrong
@@ -160,6 +169,10 @@ fn help_of_backup() {
       -v, --verbose...
               Say more; twice for more still ($COFFRE_LOG and $RUST_LOG say it finer)
 
+          --log-format <FORMAT>
+              How logs are written on stderr: text, json (a document per line), or journald (a priority
+              before each line)
+
       -q, --quiet
               Say only what went wrong
 
@@ -218,6 +231,10 @@ fn help_of_restore() {
       -v, --verbose...
               Say more; twice for more still ($COFFRE_LOG and $RUST_LOG say it finer)
 
+          --log-format <FORMAT>
+              How logs are written on stderr: text, json (a document per line), or journald (a priority
+              before each line)
+
       -q, --quiet
               Say only what went wrong
 
@@ -263,6 +280,10 @@ fn help_of_init() {
 
       -v, --verbose...
               Say more; twice for more still ($COFFRE_LOG and $RUST_LOG say it finer)
+
+          --log-format <FORMAT>
+              How logs are written on stderr: text, json (a document per line), or journald (a priority
+              before each line)
 
       -q, --quiet
               Say only what went wrong

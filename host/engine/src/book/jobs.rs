@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Book, BookError, Sql, from_json, to_micros};
+use super::{Book, BookError, Sql, from_json, tally, to_micros};
 use crate::job::JobView;
 use crate::journal::{JOBS_KEPT, JobOutcome, JobRecord, new_id};
 use crate::state::State;
@@ -34,6 +34,11 @@ pub struct LastJob {
     pub error: Option<String>,
     pub hint: Option<String>,
     pub point: Option<u32>,
+    pub held_ms: Option<u64>,
+    pub frozen_ms: Option<u64>,
+    pub read_bytes: u64,
+    pub changed_bytes: u64,
+    pub stored_bytes: u64,
 }
 
 impl Book {
@@ -41,6 +46,7 @@ impl Book {
     pub fn write_job(&self, job: &JobView) -> Result<(), BookError> {
         let document = encode(job)?;
         self.write("write a job", |book| {
+            tally::count(book, job)?;
             insert(book, job, &document)?;
             let forget = "DELETE FROM job WHERE machine = ?1 AND id NOT IN
                           (SELECT id FROM job WHERE machine = ?1 ORDER BY started DESC, id DESC LIMIT ?2)";
@@ -82,6 +88,15 @@ impl Book {
                     params![limit],
                 ),
             }
+        })
+    }
+
+    /// Jobs of a machine that had not ended when they were last written.
+    pub fn open_jobs(&self, machine: &str) -> Result<Vec<String>, BookError> {
+        self.read("read jobs that have not ended", |book| {
+            let mut query = book.prepare("SELECT id FROM job WHERE machine = ?1 AND outcome IS NULL")?;
+            let rows = query.query_map([machine], |row| row.get(0))?;
+            rows.collect()
         })
     }
 

@@ -49,6 +49,8 @@ pub struct KnownDisk {
     pub stored_bytes: u64,
     /// As [`coffre_vault::ComparedHow`] is shown.
     pub compared: String,
+    /// As [`coffre_vault::PointDisk`] has them.
+    pub changed_regions: String,
 }
 
 impl KnownPoint {
@@ -81,6 +83,7 @@ impl KnownPoint {
                     changed_bytes: disk.changed_bytes,
                     stored_bytes: disk.stored_bytes,
                     compared: disk.compared.how.to_string(),
+                    changed_regions: disk.changed_regions.clone(),
                 })
                 .collect(),
             notes: point.notes.iter().filter(serious).cloned().collect(),
@@ -172,6 +175,24 @@ impl Book {
         })
     }
 
+    /// How large a vault's packs are together, as a clean-up has just counted them.
+    pub fn write_vault(&self, vault: &str, bytes: u64, at: Timestamp) -> Result<(), BookError> {
+        self.write("write a vault's size", |book| {
+            let command = "INSERT OR REPLACE INTO vault (name, bytes, at) VALUES (?1, ?2, ?3)";
+            book.execute(command, params![vault, clipped(bytes), to_micros(at)])
+                .map(drop)
+        })
+    }
+
+    /// The size of each vault at its last clean-up by this host.
+    pub fn vault_bytes(&self) -> Result<BTreeMap<String, u64>, BookError> {
+        self.read("read the vaults' sizes", |book| {
+            let mut query = book.prepare("SELECT name, bytes FROM vault")?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        })
+    }
+
     /// The newest restorable point of each machine, vault and worth.
     pub fn newest(&self) -> Result<Vec<Newest>, BookError> {
         self.read("read the newest points", |book| {
@@ -198,15 +219,18 @@ impl Book {
     pub fn shelves(&self) -> Result<BTreeMap<Place, Shelf>, BookError> {
         self.read("count points", |book| {
             let mut query =
-                book.prepare("SELECT vault, machine, count(*), sum(stored) FROM point GROUP BY vault, machine")?;
+                book.prepare("SELECT vault, machine, count(*), sum(stored) FROM point GROUP BY kept, vault, machine")?;
             let rows = query.query_map([], |row| {
-                let shelf = Shelf {
-                    points: row.get(2)?,
-                    stored_bytes: row.get(3)?,
-                };
-                Ok(((row.get(0)?, row.get(1)?), shelf))
+                Ok(((row.get(0)?, row.get(1)?), row.get::<_, u64>(2)?, row.get::<_, u64>(3)?))
             })?;
-            rows.collect()
+            let mut shelves: BTreeMap<Place, Shelf> = BTreeMap::new();
+            for row in rows {
+                let (place, points, stored_bytes) = row?;
+                let shelf = shelves.entry(place).or_default();
+                shelf.points += points;
+                shelf.stored_bytes += stored_bytes;
+            }
+            Ok(shelves)
         })
     }
 }

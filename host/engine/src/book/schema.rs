@@ -43,7 +43,36 @@ const STEPS: [&str; VERSION as usize] = ["
         document TEXT NOT NULL,
         PRIMARY KEY (vault, machine, number)
     ) STRICT;
-    CREATE INDEX point_by_worth ON point (vault, machine, kept, reached, taken, size, stored);
+    -- All that is asked of all machines at once, in the order in which it is asked, so that no document is touched.
+    CREATE INDEX point_by_worth ON point (kept, vault, machine, reached, taken, number, size, stored);
+
+    -- What channels were told of, until it is over.
+    CREATE TABLE told (
+        channel TEXT NOT NULL,
+        machine TEXT NOT NULL,
+        topic   TEXT NOT NULL,
+        code    TEXT NOT NULL,
+        PRIMARY KEY (channel, machine, topic, code)
+    ) STRICT, WITHOUT ROWID;
+
+    -- All jobs that ever ended, added up; jobs themselves go after a while.
+    CREATE TABLE tally (
+        machine  TEXT NOT NULL,
+        outcome  TEXT NOT NULL,
+        jobs     INTEGER NOT NULL,
+        read     INTEGER NOT NULL,
+        changed  INTEGER NOT NULL,
+        stored   INTEGER NOT NULL,
+        took_ms  INTEGER NOT NULL,
+        PRIMARY KEY (machine, outcome)
+    ) STRICT, WITHOUT ROWID;
+
+    -- How large a vault was when a clean-up last looked.
+    CREATE TABLE vault (
+        name  TEXT PRIMARY KEY,
+        bytes INTEGER NOT NULL,
+        at    INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 
     -- When the points of a machine were last read in the vault, all of them.
     CREATE TABLE scan (

@@ -428,3 +428,45 @@ fn points_of(machine: u32, points: &[coffre_vault::Point]) -> Vec<coffre_vault::
     };
     points.iter().map(named).collect()
 }
+
+#[test]
+fn every_job_is_counted_once() {
+    let place = Place::new();
+    let book = place.book();
+    let done = JobView {
+        ended_at: Some(at(3)),
+        read_bytes: 5,
+        ..job("a", 1, Some(JobOutcome::Done), Some(1))
+    };
+    book.write_job(&job("a", 1, None, None)).unwrap();
+    book.write_job(&done).unwrap();
+    book.write_job(&done).unwrap();
+    book.write_job(&JobView {
+        id: "b".to_owned(),
+        ..done
+    })
+    .unwrap();
+    let tally = Tally {
+        machine: "web01".to_owned(),
+        outcome: "done".to_owned(),
+        jobs: 2,
+        read_bytes: 10,
+        changed_bytes: 0,
+        stored_bytes: 0,
+        took_ms: 4000,
+    };
+    assert_eq!(book.tallies().unwrap(), [tally]);
+}
+
+#[test]
+fn what_a_channel_was_told_is_its_own() {
+    let place = Place::new();
+    let book = place.book();
+    let troubles = std::collections::BTreeSet::from([("failed".to_owned(), "died".to_owned())]);
+    let told = crate::news::Told::from([("web01".to_owned(), troubles)]);
+    book.write_told("ops", &told).unwrap();
+    assert_eq!(book.told("chat").unwrap(), crate::news::Told::new());
+    assert_eq!(place.book().told("ops").unwrap(), told);
+    book.write_told("ops", &crate::news::Told::new()).unwrap();
+    assert_eq!(book.told("ops").unwrap(), crate::news::Told::new());
+}

@@ -12,6 +12,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::error::suggest;
+use super::told::{MetricsConfig, NotifyConfig};
 use super::words::Pattern;
 use crate::machine::{Consistency, Machine, OsFamily};
 use crate::schedule::Schedule;
@@ -36,6 +37,11 @@ pub struct Config {
     pub ssh: BTreeMap<String, SshConfig>,
     #[serde(rename = "plugin")]
     pub plugins: BTreeMap<String, PluginConfig>,
+    /// None: nobody can fetch metrics.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsConfig>,
+    #[serde(rename = "notify", skip_serializing_if = "BTreeMap::is_empty")]
+    pub notify: BTreeMap<String, NotifyConfig>,
 }
 
 /// Where this host keeps what is its own, and where it finds code.
@@ -335,6 +341,10 @@ impl Config {
         find(&self.hooks, "hook", name)
     }
 
+    pub fn channel(&self, name: &str) -> Result<&NotifyConfig, UnknownName> {
+        find(&self.notify, "channel", name)
+    }
+
     pub fn policy(&self, name: &str) -> Result<&PolicyConfig, UnknownName> {
         find(&self.policies, "policy", name)
     }
@@ -364,7 +374,7 @@ fn find<'a, T>(among: &'a BTreeMap<String, T>, what: &'static str, name: &str) -
     })
 }
 
-fn write_shown<S: Serializer>(value: &Url, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn write_shown<S: Serializer>(value: &Url, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(value.as_str())
 }
 

@@ -26,6 +26,9 @@ pub(super) struct File {
     pub ssh: Named<Ssh>,
     #[serde(default)]
     pub plugin: Named<Plugin>,
+    pub metrics: Option<Spanned<Metrics>>,
+    #[serde(default)]
+    pub notify: Named<Notify>,
 }
 
 #[derive(Default, Deserialize)]
@@ -155,6 +158,28 @@ pub(super) struct Ssh {
     pub user: Word,
     pub key: Word,
     pub host_key: Word,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub listen: Word,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Notify {
+    pub kind: Word,
+    pub on: Option<Vec<Spanned<String>>>,
+    pub url: Word,
+    pub token: Option<Spanned<Source>>,
+    pub server: Word,
+    pub from: Word,
+    pub to: Option<Vec<Spanned<String>>>,
+    pub user: Word,
+    pub password: Option<Spanned<Source>>,
+    pub command: Option<Spanned<Vec<String>>>,
+    pub every: Word,
 }
 
 #[derive(Deserialize)]

@@ -527,3 +527,23 @@ fn a_hook_runs_in_the_machine_only_where_it_is_said_how_that_is_reached() {
         Some(Path::new("/etc/coffre/a.sock"))
     );
 }
+
+#[test]
+fn mistakes_about_who_is_told_are_shown_where_they_are() {
+    let wrong = [
+        "[metrics]\nlisten = \"0.0.0.0:9646\"",
+        "[metrics]\nlisten = \"localhost\"",
+        "[notify.a]\nkind = \"pigeon\"",
+        "[notify.a]\nkind = \"webhook\"",
+        "[notify.a]\nkind = \"webhook\"\nurl = \"ftp://example.org\"",
+        "[notify.a]\nkind = \"webhook\"\nurl = \"https://example.org\"\non = [\"failure\"]",
+        "[notify.a]\nkind = \"ping\"\nurl = \"https://example.org\"\non = [\"failed\"]",
+        "[notify.a]\nkind = \"command\"\ncommand = [\"page\"]",
+        "[notify.a]\nkind = \"email\"\nserver = \"mail.example.org\"\nfrom = \"a@b\"\nto = [\"a@b\"]",
+        "[notify.a]\nkind = \"email\"\nserver = \"smtps://u:p@mail.example.org\"\nfrom = \"a@b\"\nto = [\"a@b\"]",
+        "[notify.a]\nkind = \"email\"\nserver = \"smtp://mail.example.org\"\nfrom = \"a@b\"\nto = [\"a@b\"]\nuser = \"u\"\npassword = { env = \"P\" }",
+        "[notify.a]\nkind = \"email\"\nserver = \"smtps://mail.example.org\"\nfrom = \"nobody\"\nto = [\"a@b\"]",
+    ];
+    let all: Vec<String> = wrong.iter().map(|lines| said(&format!("{RIGHT}\n{lines}\n"))).collect();
+    insta::assert_snapshot!(all.join("\n\n"));
+}

@@ -47,6 +47,7 @@ pub(super) fn draft(
                 sampled_bytes: result.sampled_bytes,
                 stored_bytes: result.stored_bytes,
                 tracking_lied: result.tracking_lied_at.is_some(),
+                changed_regions: result.changed_regions.clone(),
             })
             .collect(),
         hooks: taken.hooks.clone(),

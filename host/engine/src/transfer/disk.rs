@@ -484,6 +484,7 @@ impl Attempt<'_> {
             changed_bytes: counters.changed_bytes.load(Ordering::Relaxed),
             sampled_bytes: counters.sampled_bytes.load(Ordering::Relaxed),
             stored_bytes: counters.stored_bytes.load(Ordering::Relaxed),
+            changed_regions: counters.regions.digits(size_bytes),
             tracking_lied_at: None,
             healed: self.mend.healed,
             keep,

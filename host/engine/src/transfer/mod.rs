@@ -15,6 +15,7 @@ mod buffer;
 mod disk;
 mod heal;
 mod plan;
+mod regions;
 mod segment;
 mod work;
 
@@ -31,6 +32,8 @@ use crate::provider::ChangeList;
 use crate::source::{DiskSource, SourceError};
 
 pub use heal::Healed;
+pub use regions::REGIONS;
+use regions::Regions;
 
 /// Disks that are read at the same time; more wait. Each costs four threads and at most [`buffer::PER_DISK`] buffers.
 pub const DISKS_AT_ONCE: usize = 8;
@@ -79,10 +82,13 @@ pub struct DiskCounters {
     pub sampled_bytes: AtomicU64,
     /// What went into packs, compressed and sealed.
     pub stored_bytes: AtomicU64,
+    /// Of `changed_bytes`, where they lie.
+    regions: Regions,
 }
 
 impl DiskCounters {
     fn reset(&self) {
+        self.regions.reset();
         for counter in [
             &self.to_read_bytes,
             &self.read_bytes,
@@ -107,6 +113,8 @@ pub struct DiskResult {
     pub changed_bytes: u64,
     pub sampled_bytes: u64,
     pub stored_bytes: u64,
+    /// As [`coffre_vault::PointDisk`] has them.
+    pub changed_regions: String,
     /// Where the sample found a change that the provider had not named.
     pub tracking_lied_at: Option<u64>,
     /// What was damaged in the base.

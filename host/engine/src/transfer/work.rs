@@ -69,6 +69,7 @@ pub fn process(run: &DiskRun, mut segment: Segment, encoder: &mut Encoder) -> Re
         encoder,
         base_leaf: segment.base_leaf.take(),
         leaf: segment.leaf(),
+        start_bytes: segment.start_bytes(),
     };
     let keeps_digests = !run.is_tracked();
     let mut digests = keeps_digests.then(|| Box::new([ZERO; BLOCKS_PER_SEGMENT]));
@@ -144,6 +145,8 @@ struct Worker<'a> {
     encoder: &'a mut Encoder,
     base_leaf: Option<Arc<Leaf>>,
     leaf: u64,
+    /// Of the segment.
+    start_bytes: u64,
 }
 
 impl Worker<'_> {
@@ -159,7 +162,11 @@ impl Worker<'_> {
     }
 
     fn changed(&self, bytes: u64) {
-        self.run.counters.changed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let counters = &self.run.counters;
+        counters.changed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        counters
+            .regions
+            .add(self.start_bytes, self.run.source.size_bytes(), bytes);
     }
 
     /// A slot that is zero now.

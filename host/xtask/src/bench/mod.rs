@@ -3,6 +3,7 @@
 //! The disk is filled from this machine's own /usr, so seconds of two machines do not compare; ratios of one run do.
 
 mod contender;
+mod fleet;
 mod hold;
 mod measure;
 mod table;
@@ -62,14 +63,26 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     while let Some(argument) = rest.next() {
         match argument.as_str() {
             "--folder" => folder = PathBuf::from(rest.next().context("--folder wants a folder")?),
-            part if PARTS.contains(&part) || vault::PARTS.contains(&part) || part == hold::PART => parts.push(part),
+            part if PARTS.contains(&part)
+                || vault::PARTS.contains(&part)
+                || part == hold::PART
+                || part == fleet::PART =>
+            {
+                parts.push(part)
+            }
             other => bail!(
-                "`bench` does not know {other}; its parts are {}, {}, {}",
+                "`bench` does not know {other}; its parts are {}, {}, {}, {}",
                 PARTS.join(", "),
                 vault::PARTS.join(", "),
-                hold::PART
+                hold::PART,
+                fleet::PART
             ),
         }
+    }
+    let fleet = parts.contains(&fleet::PART);
+    if fleet {
+        parts.retain(|part| *part != fleet::PART);
+        fleet::run(workspace, &folder.join(fleet::PART))?;
     }
     let hold = parts.contains(&hold::PART);
     if hold {
@@ -80,7 +93,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     for part in &of_vault {
         vault::run(workspace, part, &folder.join(part))?;
     }
-    if parts.is_empty() && (hold || !of_vault.is_empty()) {
+    if parts.is_empty() && (hold || fleet || !of_vault.is_empty()) {
         return Ok(());
     }
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);

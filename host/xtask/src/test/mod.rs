@@ -102,6 +102,13 @@ pub fn provide() -> Result<()> {
         need("qemu-ga", "qemu-guest-agent"),
         need("sshd", "openssh-server"),
         need("ssh", "openssh-client"),
+        // The report is looked at in a real browser, `status --watch` at a terminal.
+        need("chromium-headless-shell", "chromium-headless-shell"),
+        need("script", "bsdutils"),
+        // The package and its manual pages.
+        need("dpkg-deb", "dpkg"),
+        need("objdump", "binutils"),
+        need("groff", "groff-base"),
     ])?;
     machine::provide_python()
 }

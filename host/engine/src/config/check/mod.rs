@@ -2,6 +2,7 @@
 
 mod code;
 mod reach;
+mod told;
 mod vault;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,10 @@ pub(in crate::config) fn config(file: &Path, content: &str) -> Result<Config> {
         };
         checker.machine(name, table, span, &known)
     })?;
+    let metrics = raw.metrics.map(|metrics| checker.metrics(metrics)).transpose()?;
+    let notify = checker.tables(raw.notify, "channel", |name, table, span| {
+        checker.notify(name, table, span)
+    })?;
     Ok(Config {
         file: file.to_owned(),
         coffre,
@@ -62,6 +67,8 @@ pub(in crate::config) fn config(file: &Path, content: &str) -> Result<Config> {
         hooks,
         ssh,
         plugins,
+        metrics,
+        notify,
     })
 }
 

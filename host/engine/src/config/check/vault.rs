@@ -133,7 +133,7 @@ impl Checker<'_> {
         self.exactly_one(found, span, "a key", hint)
     }
 
-    fn source(&self, source: Spanned<raw::Source>) -> Result<SecretSource> {
+    pub(super) fn source(&self, source: Spanned<raw::Source>) -> Result<SecretSource> {
         let span = source.span();
         let source = source.into_inner();
         let found = self.sources(source.file, source.env, source.command)?;

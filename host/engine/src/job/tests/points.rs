@@ -16,6 +16,13 @@ async fn only_what_the_provider_names_is_read_the_second_time() {
     assert_eq!(disk.compared.how, ComparedHow::Tracked, "{:?}", disk.compared);
     assert_eq!(disk.base, Some(first.point.number));
     assert!(disk.changed_bytes <= 8192, "{}", disk.changed_bytes);
+    // Where it is, is in the point for whoever draws a picture of it.
+    assert_eq!(
+        disk.changed_regions.trim_matches('0').len(),
+        1,
+        "{}",
+        disk.changed_regions
+    );
     assert_eq!(second.outcome, JobOutcome::Done);
     world.assert_newest_is_now().await;
     // Only the newest point's bases stay with the provider.
