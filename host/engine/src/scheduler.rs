@@ -17,18 +17,17 @@ mod places;
 mod retry;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::book::{Turn, TurnState};
 use crate::schedule::{Schedule, Window};
 
 pub use account::{Account, Fate};
 pub use places::Places;
-pub use turn::{Turn, TurnState};
 
 /// A due time further ahead than this was written when the clock was wrong. An hour is more than clocks are corrected by.
 const AHEAD_AT_MOST: SignedDuration = SignedDuration::from_hours(1);

@@ -10,6 +10,7 @@ mod find;
 mod model;
 mod plugin_file;
 mod raw;
+mod transfer;
 mod words;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use model::{
     Config, DiskSelection, Folders, GrantTable, HookConfig, HookKind, HookPlace, Keep, KeyConfig, KeyKind,
     MachineConfig, OnFailure, PluginConfig, PolicyConfig, SshConfig, StoreSettings, Tracking, UnknownName, VaultConfig,
 };
+pub use transfer::{Busy, TransferConfig};
 pub use words::{HOOK_GRANTS, PLUGIN_GRANTS, Pattern, parse_duration, shown_duration};
 
 /// A commented configuration in which every key stands; `coffre config example` prints it.

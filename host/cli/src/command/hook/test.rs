@@ -112,7 +112,13 @@ impl Test<'_> {
                 let catalog = plugins::catalog(config, &self.guard)?;
                 let machine = config.machine(&self.machine.name)?;
                 let parts = Parts::load(config, &catalog, &self.guard, machine).await?;
-                parts.into_deps(config.clone(), vault.clone(), Progress::new(), Cancel::new())
+                parts.into_deps(
+                    config.clone(),
+                    vault.clone(),
+                    Progress::new(),
+                    Cancel::new(),
+                    Arc::new(OpenGate::default()),
+                )
             }
         };
         Ok(JobDeps {
