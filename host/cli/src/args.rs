@@ -70,6 +70,7 @@ pub struct Global {
 pub enum Command {
     Init(InitArgs),
     Backup(BackupArgs),
+    Status(StatusArgs),
     Points(PointsArgs),
     Restore(RestoreArgs),
     Forget(ForgetArgs),
@@ -144,6 +145,40 @@ pub struct BackupArgs {
     /// Every machine with this policy
     #[arg(long, value_name = "POLICY", conflicts_with = "all")]
     pub policy: Option<String>,
+}
+
+/// Say whether every machine is safe
+///
+/// Worst first: the last good point and its age, the consistency it reached, when the next run is due, what runs now and how
+/// far it is (in whichever process), and what is wrong with what to do about it. It asks what this host remembers and no
+/// vault; --refresh reads the points in the vaults first, for what other hosts have changed.
+///
+/// A machine is safe while its newest good point (not forgotten, and at least as consistent as its policy accepts) is as new
+/// as its schedule wants. Without a schedule, two days are a warning and seven not safe.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Exit codes, as monitoring has them:
+    0  every machine is safe      2  some machine is not safe
+    1  there is a warning         3  some machine's state is not known, or nothing is
+   64  wrong usage
+
+Examples:
+  coffre status
+  coffre status web01 --json
+  coffre status --watch
+  coffre status --refresh")]
+pub struct StatusArgs {
+    /// Only these machines
+    #[arg(value_name = "MACHINE")]
+    pub machines: Vec<String>,
+
+    /// Read the machines' points in their vaults first
+    #[arg(long)]
+    pub refresh: bool,
+
+    /// Stay, and show what runs as it goes on
+    #[arg(long, conflicts_with = "refresh")]
+    pub watch: bool,
 }
 
 /// List recovery points
@@ -419,7 +454,7 @@ pub struct RepairIndexArgs {
 Examples:
   coffre jobs
   coffre jobs list --machine web01 --limit 5
-  coffre jobs show web01-20261123T020000-1f3a")]
+  coffre jobs show 20261123T020000-1f3a")]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct JobsArgs {
     #[command(subcommand)]

@@ -16,6 +16,7 @@ mod plugin;
 mod points;
 mod repair;
 mod restore;
+mod status;
 mod verify;
 
 use anyhow::Context;
@@ -43,6 +44,7 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Init(args) => init::run(args, global, output).await,
         Command::Points(args) => stop::or_dropped(points::run(args, global, output)).await,
         Command::Backup(args) => backup::run(args, global, output).await,
+        Command::Status(args) => status::run(args, global, output).await,
         Command::Jobs(args) => jobs::run(args, global, output),
         Command::Restore(args) => restore::run(args, global, output).await,
         Command::Forget(args) => stop::or_dropped(forget::run(args, global, output)).await,

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use coffre_engine::book::BookError;
 use coffre_engine::config::{ConfigError, UnknownName};
 use coffre_engine::job::{JobError, JobErrorKind};
 use coffre_engine::journal::JournalError;
@@ -22,23 +23,40 @@ use crate::output::time;
 /// How `coffre` ends. The numbers are promised in docs/cli.md; 64 and above follow sysexits.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    Done = 0,
-    Failed = 1,
+    Done,
+    Failed,
     /// Of several machines, some failed.
-    SomeFailed = 3,
+    SomeFailed,
     /// A point exists, but it is worth less than the policy wants.
-    Downgraded = 4,
-    Usage = 64,
-    Config = 65,
+    Downgraded,
+    Usage,
+    Config,
     /// Busy, or the store or provider is out of reach: the same call may succeed later.
-    TryAgain = 75,
-    Denied = 77,
-    Cancelled = 130,
+    TryAgain,
+    Denied,
+    Cancelled,
+    /// `coffre status` has numbers of its own, those of monitoring plugins: something wants looking at,
+    Warning,
+    /// some machine is not safe,
+    NotSafe,
+    /// or nobody knows.
+    Unknown,
 }
 
 impl Exit {
     pub fn code(self) -> u8 {
-        self as u8
+        match self {
+            Self::Done => 0,
+            Self::Failed | Self::Warning => 1,
+            Self::NotSafe => 2,
+            Self::SomeFailed | Self::Unknown => 3,
+            Self::Downgraded => 4,
+            Self::Usage => 64,
+            Self::Config => 65,
+            Self::TryAgain => 75,
+            Self::Denied => 77,
+            Self::Cancelled => 130,
+        }
     }
 }
 
@@ -133,6 +151,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Known> {
         .or_else(|| one(cause, |error: &JobError| (job(error), error.hint())))
         .or_else(|| one(cause, journal))
         .or_else(|| one(cause, state))
+        .or_else(|| one(cause, book))
         .or_else(|| one(cause, hook))
         // A job's error holds it so.
         .or_else(|| one::<Box<HookFailure>>(cause, |error| hook(error)))
@@ -193,6 +212,10 @@ fn journal(error: &JournalError) -> Known {
 }
 
 fn state(error: &StateError) -> Known {
+    (error.may_retry().then_some(Exit::TryAgain), error.hint())
+}
+
+fn book(error: &BookError) -> Known {
     (error.may_retry().then_some(Exit::TryAgain), error.hint())
 }
 

@@ -71,6 +71,12 @@ pub fn terminal_columns() -> Option<usize> {
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
+/// How many lines it has.
+pub fn terminal_rows() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_row)).filter(|rows| *rows > 0)
+}
+
 /// A reader that has gone (`coffre points | head -1`) is no failure.
 fn write_stdout(text: &str) -> anyhow::Result<()> {
     let written = screen::beside_the_bars(|| {

@@ -20,6 +20,7 @@ mod freeze;
 mod point;
 mod queue;
 mod rehearsal;
+mod remembered;
 mod rest;
 mod run;
 mod send;
@@ -51,7 +52,7 @@ pub use error::{JobError, JobErrorKind};
 pub use rehearsal::{Rehearsal, rehearse};
 use run::Run;
 pub use told::{Told, owes, tell};
-pub use view::{JobView, PhaseView, job, jobs};
+pub use view::{HookView, JobView, PhaseView, job, jobs, listed};
 
 /// How often it is looked whether another process wants a job to end.
 const CANCEL_ASKED: Duration = Duration::from_secs(1);

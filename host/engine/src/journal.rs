@@ -334,7 +334,7 @@ impl JobRecord {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(job),
             Err(error) => return Err(failed(error)),
         };
-        job.running = flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK);
+        job.running = is_held(&file);
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut file, &mut bytes).map_err(failed)?;
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -348,6 +348,12 @@ impl JobRecord {
             }
         }
         Ok(job)
+    }
+
+    /// Whether some process runs this job.
+    pub fn runs(state: &State, machine: &str, id: &str) -> bool {
+        let journal = File::open(state.jobs_folder(machine).join(id).join("journal"));
+        journal.is_ok_and(|file| is_held(&file))
     }
 
     /// The jobs of a machine, oldest first.
@@ -392,6 +398,11 @@ impl JobRecord {
     pub(crate) fn has_commit_file(&self, session: SessionNumber) -> bool {
         commit_file(&self.folder, session).exists()
     }
+}
+
+/// Whoever writes a journal holds it locked.
+fn is_held(journal: &File) -> bool {
+    flock(journal, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// One per session, so that the bytes of one that was given up are never sent for another.

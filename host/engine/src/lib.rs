@@ -16,6 +16,7 @@ mod gate;
 mod hook;
 pub mod job;
 pub mod journal;
+pub mod live;
 mod machine;
 pub mod pacer;
 pub mod progress;
@@ -28,6 +29,7 @@ pub mod scheduler;
 pub mod secret;
 mod source;
 pub mod state;
+pub mod status;
 pub mod transfer;
 
 pub use clock::{Clock, SystemClock};

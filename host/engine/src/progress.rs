@@ -88,7 +88,7 @@ struct Inner {
 }
 
 /// What [`Progress`] was at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressView {
     pub job: Option<String>,
     pub phase: Phase,
@@ -100,7 +100,7 @@ pub struct ProgressView {
 }
 
 /// One disk of a [`ProgressView`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskView {
     pub id: DiskId,
     pub size_bytes: u64,

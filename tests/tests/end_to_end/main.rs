@@ -24,4 +24,5 @@ mod promises;
 mod reflink;
 mod roles;
 mod shipped_scripts;
+mod status;
 mod stores;

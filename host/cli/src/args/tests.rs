@@ -67,6 +67,7 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
     Commands:
       init         Make a new vault, and the recovery key that opens it when all else is lost
       backup       Back up machines: hooks, snapshot, transfer of what changed, recovery point
+      status       Say whether every machine is safe
       points       List recovery points
       restore      Write a recovery point's disks back, verified while they are written
       forget       Forget recovery points, by policy or by name: the first of two steps to delete them

@@ -12,6 +12,7 @@ use coffre_engine::progress::{Cancel, Phase, Progress, ProgressView};
 use coffre_guard::Guard;
 use coffre_sandbox::PluginCatalog;
 use coffre_vault::{NoteLevel, Vault};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
@@ -23,7 +24,7 @@ use crate::output::{Output, count, held, size, span};
 use crate::progress::{DiskView, Style, View, Watch};
 use crate::report::Report;
 use crate::shape::{NoteShape, PointShape};
-use crate::{left_behind, plugins, rehearsals, screen, stop, wire};
+use crate::{book, left_behind, plugins, rehearsals, screen, stop, wire};
 
 #[derive(Serialize)]
 struct Document {
@@ -67,11 +68,15 @@ pub async fn run(args: &BackupArgs, global: &Global, output: &Output) -> anyhow:
         let (shared, at_once) = (shared.clone(), at_once.clone());
         running.spawn(async move {
             let _turn = at_once.acquire_owned().await;
-            let started = Instant::now();
+            let (started, began) = (Instant::now(), Timestamp::now());
             let progress = Progress::new();
             let result = shared.backup(&machine, progress.clone()).await;
+            let job = progress.snapshot().job;
+            if let (None, Err(error)) = (&job, &result) {
+                book::attempt(&shared.config, &machine, began, error);
+            }
             let ran = Ran {
-                job: progress.snapshot().job,
+                job,
                 result,
                 took: started.elapsed(),
             };

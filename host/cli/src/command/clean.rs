@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::Context;
+use coffre_engine::config::Config;
 use coffre_vault::{
     Amount, CleanPlan, CleanProgress, CleanReport, CleanStage, Refused, RefusedKind, SessionName, Waiting,
 };
@@ -14,7 +15,7 @@ use crate::args::{CleanArgs, Global};
 use crate::exit::Exit;
 use crate::output::{Output, count, size, span, time};
 use crate::progress::{Style, View, Watch};
-use crate::wire;
+use crate::{book, wire};
 
 /// A store that refuses everything says so about every object; a few of them tell as much. `--json` has them all.
 const REFUSED_SHOWN: usize = 5;
@@ -85,6 +86,17 @@ struct DamagedShape {
     what: String,
 }
 
+/// What the book has of the vault changes with it.
+fn remember(config: &Config, vault: &str, report: &CleanReport) {
+    book::tell(config, "what was purged", |book| {
+        for point in &report.purged {
+            book.drop_point(vault, &point.machine, point.point.0)?;
+        }
+        let bytes = report.packs_before.bytes.saturating_sub(report.deleted.bytes) + report.repacked.bytes;
+        book.write_vault(vault, bytes, report.judged_at)
+    });
+}
+
 pub async fn run(args: &CleanArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let config = wire::config(global)?;
     let vault = wire::open_vault(&config, &args.vault).await?.vault;
@@ -108,6 +120,9 @@ pub async fn run(args: &CleanArgs, global: &Global, output: &Output) -> anyhow::
     watch.finish();
     let report = report.with_context(|| format!("cannot clean vault `{}`", args.vault))?;
     let took = started.elapsed();
+    if !report.dry_run {
+        remember(&config, &args.vault, &report);
+    }
 
     let text = describe(&args.vault, &report);
     if report.dry_run {

@@ -1,11 +1,13 @@
 //! `coffre undelete`, `coffre pin` and `coffre unpin`: one change to what becomes of one point.
 
 use anyhow::Context;
+use coffre_engine::config::Config;
 use coffre_vault::{Fate, FateChange, MachineNumber, SessionNumber};
 use serde::Serialize;
 
 use super::points::{machine_in, vault_of};
 use crate::args::{Global, PinArgs, PointName, UndeleteArgs, UnpinArgs};
+use crate::book;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::shape::PinShape;
@@ -59,6 +61,7 @@ pub async fn unpin(args: &UnpinArgs, global: &Global, output: &Output) -> anyhow
 
 /// A point by its name, which may or may not be there.
 struct Found {
+    config: Config,
     vault: NamedVault,
     machine: MachineNumber,
     number: SessionNumber,
@@ -74,6 +77,7 @@ async fn find(point: &PointName, vault: Option<&str>, global: &Global) -> anyhow
     let vault = wire::open_vault(&config, &vault).await?;
     let machine = machine_in(&vault, &point.machine).await?;
     Ok(Found {
+        config,
         vault,
         machine,
         number: SessionNumber(point.point),
@@ -87,6 +91,11 @@ impl Found {
         // The change is made; that the point itself is damaged is for others to say.
         let point = self.vault.vault.point(self.machine, self.number).await.ok().flatten();
         let machine = self.name.rsplit_once('@').map_or("", |(machine, _)| machine);
+        if let Some(point) = &point {
+            book::tell(&self.config, "the change", |book| {
+                book.write_point(&self.vault.name, point)
+            });
+        }
         output.document(&Document {
             vault: self.vault.name.clone(),
             machine: machine.to_owned(),

@@ -16,8 +16,8 @@ use crate::args::{ForgetArgs, Global};
 use crate::exit::{Complaint, Exit};
 use crate::output::{Output, count, table, time};
 use crate::report::Report;
-use crate::screen;
 use crate::wire::{self, NamedVault};
+use crate::{book, screen};
 use choice::{Choice, Chosen, How, Row};
 
 #[derive(Serialize)]
@@ -153,7 +153,27 @@ async fn forget(choice: &Choice, vaults: &mut Vaults<'_>, args: &ForgetArgs, ent
         entry.points = rows;
         return Ok(());
     }
-    let allowed = vaults.config.vault(&vault.name)?.undelete_for;
+    let result = forget_rows(choice, &vault, machine, rows, vaults.config, now, entry).await;
+    // Also after a failure: some of them may have gone.
+    if entry.undelete_until.is_some()
+        && let Ok(points) = vault.vault.points(machine).await
+    {
+        book::points(vaults.config, &vault.name, &choice.machine, &points);
+    }
+    result
+}
+
+/// Forgets what is to be forgotten.
+async fn forget_rows(
+    choice: &Choice,
+    vault: &NamedVault,
+    machine: MachineNumber,
+    rows: Vec<Row>,
+    config: &Config,
+    now: Timestamp,
+    entry: &mut Entry,
+) -> anyhow::Result<()> {
+    let allowed = config.vault(&vault.name)?.undelete_for;
     let allowed = SignedDuration::try_from(allowed).unwrap_or(SignedDuration::MAX);
     for mut row in rows {
         if row.decision == Chosen::Forget {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
+use coffre_engine::book::Book;
 use coffre_engine::job::{self, JobView};
-use coffre_engine::journal::JobOutcome;
 use coffre_engine::state::State;
 use coffre_vault::StepOutcome;
 use serde::Serialize;
@@ -31,9 +32,7 @@ pub fn run(args: &JobsArgs, global: &Global, output: &Output) -> anyhow::Result<
 
 /// Newest first.
 fn list(state: &State, args: &JobsList, output: &Output) -> anyhow::Result<Exit> {
-    let mut jobs = job::jobs(state, args.machine.as_deref())?;
-    jobs.reverse();
-    jobs.truncate(args.limit);
+    let jobs = job::listed(&book(state)?, state, args.machine.as_deref(), args.limit)?;
     if jobs.is_empty() {
         output.line("there were no jobs yet")?;
     } else {
@@ -63,21 +62,25 @@ fn list(state: &State, args: &JobsList, output: &Output) -> anyhow::Result<Exit>
     Ok(Exit::Done)
 }
 
+fn book(state: &State) -> anyhow::Result<Book> {
+    Book::open(state).context("cannot open the book of what is known")
+}
+
 fn outcome(job: &JobView) -> &'static str {
     match job.outcome {
-        Some(JobOutcome::Done) => "done",
-        Some(JobOutcome::Downgraded) => "downgraded",
-        Some(JobOutcome::Failed) => "failed",
-        Some(JobOutcome::Cancelled) => "cancelled",
-        Some(JobOutcome::Rehearsed) => "rehearsed",
-        Some(JobOutcome::Died) => "died",
+        Some(outcome) => outcome.as_str(),
         None if job.running => "running",
         None => "died",
     }
 }
 
 fn show(state: &State, id: &str, output: &Output) -> anyhow::Result<Exit> {
-    let job = job::job(state, id)?.ok_or_else(|| {
+    // The journals say most; of a backup that could not begin there is none.
+    let found = match job::job(state, id)? {
+        None => book(state)?.job(id)?,
+        found => found,
+    };
+    let job = found.ok_or_else(|| {
         let text = format!("there is no job `{id}`, or several whose ids begin so");
         Complaint::usage(text, "`coffre jobs` lists them")
     })?;

@@ -5,6 +5,7 @@ use coffre_vault::{Fate, MachineNumber, Pin, Point};
 use serde::Serialize;
 
 use crate::args::{Global, PointsArgs};
+use crate::book;
 use crate::exit::{Complaint, Exit};
 use crate::output::{Output, count, size, span, table, time};
 use crate::shape::{PointShape, undelete_until};
@@ -21,12 +22,13 @@ pub async fn run(args: &PointsArgs, global: &Global, output: &Output) -> anyhow:
     for name in vaults(&config, args)? {
         let settings = config.vault(&name)?;
         let vault = wire::open_vault(&config, &name).await?;
-        found.extend(
-            points(&vault, args.machine.as_deref())
-                .await?
-                .into_iter()
-                .map(|point| (settings, point)),
-        );
+        for (machine, points) in points(&vault, args.machine.as_deref()).await? {
+            // Reading may be all that the caller may do; the book then stays as it is.
+            if config.machine(&machine).is_ok_and(|known| known.vault == name) {
+                book::points(&config, &name, &machine, &points);
+            }
+            found.extend(points.into_iter().map(|point| (settings, point)));
+        }
     }
     if found.is_empty() {
         match &args.machine {
@@ -87,11 +89,11 @@ pub async fn machine_in(vault: &NamedVault, machine: &str) -> anyhow::Result<Mac
     })
 }
 
-async fn points(vault: &NamedVault, machine: Option<&str>) -> anyhow::Result<Vec<Point>> {
+async fn points(vault: &NamedVault, machine: Option<&str>) -> anyhow::Result<Vec<(String, Vec<Point>)>> {
     let mut found = Vec::new();
     for (number, name) in vault.vault.machines().await? {
         if machine.is_none_or(|wanted| wanted == name) {
-            found.extend(vault.vault.points(number).await?);
+            found.push((name, vault.vault.points(number).await?));
         }
     }
     Ok(found)

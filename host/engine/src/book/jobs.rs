@@ -85,6 +85,15 @@ impl Book {
         })
     }
 
+    /// Jobs of a machine that had not ended when they were last written.
+    pub fn open_jobs(&self, machine: &str) -> Result<Vec<String>, BookError> {
+        self.read("read jobs that have not ended", |book| {
+            let mut query = book.prepare("SELECT id FROM job WHERE machine = ?1 AND outcome IS NULL")?;
+            let rows = query.query_map([machine], |row| row.get(0))?;
+            rows.collect()
+        })
+    }
+
     /// One job by its id, or by as much of its id's beginning as is unique.
     pub fn job(&self, id: &str) -> Result<Option<JobView>, BookError> {
         self.read("read a job", |book| {

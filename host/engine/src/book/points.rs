@@ -172,6 +172,24 @@ impl Book {
         })
     }
 
+    /// How large a vault's packs are together, as a clean-up has just counted them.
+    pub fn write_vault(&self, vault: &str, bytes: u64, at: Timestamp) -> Result<(), BookError> {
+        self.write("write a vault's size", |book| {
+            let command = "INSERT OR REPLACE INTO vault (name, bytes, at) VALUES (?1, ?2, ?3)";
+            book.execute(command, params![vault, clipped(bytes), to_micros(at)])
+                .map(drop)
+        })
+    }
+
+    /// The size of each vault at its last clean-up by this host.
+    pub fn vault_bytes(&self) -> Result<BTreeMap<String, u64>, BookError> {
+        self.read("read the vaults' sizes", |book| {
+            let mut query = book.prepare("SELECT name, bytes FROM vault")?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        })
+    }
+
     /// The newest restorable point of each machine, vault and worth.
     pub fn newest(&self) -> Result<Vec<Newest>, BookError> {
         self.read("read the newest points", |book| {

@@ -45,6 +45,13 @@ const STEPS: [&str; VERSION as usize] = ["
     ) STRICT;
     CREATE INDEX point_by_worth ON point (vault, machine, kept, reached, taken, size, stored);
 
+    -- How large a vault was when a clean-up last looked.
+    CREATE TABLE vault (
+        name  TEXT PRIMARY KEY,
+        bytes INTEGER NOT NULL,
+        at    INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
     -- When the points of a machine were last read in the vault, all of them.
     CREATE TABLE scan (
         vault   TEXT NOT NULL,

@@ -58,6 +58,7 @@ pub(super) async fn find(run: &mut Run<'_>, known: &Known) -> Result<Base, JobEr
     let mut points = Vec::new();
     if let Some(machine) = vault.machine(&run.machine.name).await.map_err(JobError::Read)? {
         points = vault.points(machine).await.map_err(JobError::Read)?;
+        run.told.points(run.deps.clock.now(), &points);
     }
     points.retain(|point| matches!(point.fate, Fate::Kept | Fate::Forgotten));
     let trusted = if known.tracks_changes {

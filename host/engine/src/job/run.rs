@@ -6,10 +6,12 @@ use std::time::Instant;
 use coffre_vault::{Consistency, Note, NoteLevel, Point, SessionWriter};
 
 use super::error::{JobError, JobErrorKind};
+use super::remembered::Remembered;
 use super::{BackupReport, JobDeps};
 use crate::config::{MachineConfig, PolicyConfig};
 use crate::error_chain::Chain;
 use crate::journal::{Ended, Event, JobOutcome, JobRecord, Journal, JournalError, Started, prune};
+use crate::live::Live;
 use crate::machine::{DiskId, Machine};
 use crate::progress::Phase;
 use crate::provider::{ProviderError, ProviderIdentity};
@@ -37,7 +39,10 @@ pub(super) struct Run<'a> {
     pub began_anew: bool,
     /// The fate of some point is unknown: what the provider keeps must not be touched.
     pub fate_unknown: bool,
+    /// What the book is told.
+    pub told: Remembered,
     started: Instant,
+    _live: Live,
     _lock: MachineLock,
 }
 
@@ -55,6 +60,14 @@ impl<'a> Run<'a> {
         prune(&JobRecord::all(&state, name)?);
         let (id, journal) = Journal::create(&state, name, deps.clock.now())?;
         deps.progress.begin(&id);
+        let told = Remembered::of(&state, name, &config.vault, &id);
+        let live = Live::show(
+            &deps.config.coffre.run,
+            name,
+            &id,
+            deps.clock.now(),
+            deps.progress.clone(),
+        );
         let mut run = Self {
             deps,
             config,
@@ -71,7 +84,9 @@ impl<'a> Run<'a> {
             notes: Vec::new(),
             began_anew: false,
             fate_unknown: false,
+            told,
             started,
+            _live: live,
             _lock: lock,
         };
         run.record(Event::Started(Started {
@@ -86,6 +101,7 @@ impl<'a> Run<'a> {
             wanted: run.wanted,
             provider: run.provider.clone(),
         }))?;
+        run.told.job_began();
         for note in deps.notes.clone() {
             run.note(note)?;
         }
@@ -195,6 +211,7 @@ impl<'a> Run<'a> {
     /// The same with an outcome of its own.
     pub fn close(mut self, outcome: JobOutcome, failure: Option<&JobError>) -> Vec<Note> {
         self.record_quietly(Event::Ended(ended(outcome, failure)));
+        self.told.job_ended(None);
         self.deps.progress.enter(Phase::End);
         self.notes
     }
@@ -220,6 +237,7 @@ impl<'a> Run<'a> {
             ..ended(outcome, result.as_ref().err())
         };
         self.record_quietly(Event::Ended(ended));
+        self.told.job_ended(result.as_ref().ok());
         self.deps.progress.enter(Phase::End);
         let point = result?;
         Ok(BackupReport {

@@ -4,6 +4,8 @@ use coffre_vault::{Note, StepOutcome};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::book::{Book, BookError};
+use crate::error_chain::Chain;
 use crate::journal::{Event, JobOutcome, JobRecord, JournalError};
 use crate::machine::{Consistency, DiskId};
 use crate::progress::Phase;
@@ -71,6 +73,20 @@ pub fn jobs(state: &State, machine: Option<&str>) -> Result<Vec<JobView>, Journa
     }
     views.sort_by(|one, other| (one.started_at, &one.id).cmp(&(other.started_at, &other.id)));
     Ok(views)
+}
+
+/// The newest jobs of one machine or all, newest first, as the book has them: also backups that could not begin. Of those that had not
+/// ended when they were last written there, the journal says what they are at now.
+pub fn listed(book: &Book, state: &State, machine: Option<&str>, limit: usize) -> Result<Vec<JobView>, BookError> {
+    let mut jobs = book.jobs(machine, limit)?;
+    for job in jobs.iter_mut().filter(|job| job.outcome.is_none()) {
+        match JobRecord::read(state, &job.machine, &job.id) {
+            Ok(record) if !record.records.is_empty() => *job = JobView::of(&record),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(job = job.id, "what it is at now is not known: {}", Chain(&error)),
+        }
+    }
+    Ok(jobs)
 }
 
 /// One job by its id, or by as much of its id's beginning as is unique.

@@ -7,5 +7,6 @@ mod freeze;
 mod order;
 mod points;
 mod rehearsal;
+mod remembered;
 mod store;
 mod world;
