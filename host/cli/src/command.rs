@@ -16,6 +16,7 @@ mod plugin;
 mod points;
 mod repair;
 mod restore;
+mod run;
 mod status;
 mod verify;
 
@@ -25,6 +26,7 @@ use crate::args::{Cli, Command, RepairCommand};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::stop;
+pub use backup::view as backup_view;
 
 /// Runs what was typed and says how it ended.
 pub fn run(cli: Cli, output: Output) -> anyhow::Result<Exit> {
@@ -45,7 +47,8 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Points(args) => stop::or_dropped(points::run(args, global, output)).await,
         Command::Backup(args) => backup::run(args, global, output).await,
         Command::Status(args) => status::run(args, global, output).await,
-        Command::Jobs(args) => jobs::run(args, global, output),
+        Command::Run => run::run(global).await,
+        Command::Jobs(args) => stop::or_dropped(jobs::run(args, global, output)).await,
         Command::Restore(args) => restore::run(args, global, output).await,
         Command::Forget(args) => stop::or_dropped(forget::run(args, global, output)).await,
         Command::Undelete(args) => stop::or_dropped(fate::undelete(args, global, output)).await,

@@ -23,6 +23,7 @@ mod plugins;
 mod promises;
 mod reflink;
 mod roles;
+mod service;
 mod shipped_scripts;
 mod status;
 mod stores;

@@ -113,7 +113,7 @@ pub(super) async fn transfer(
         });
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let paused = Arc::new(AtomicBool::new(false));
+    let paused = Arc::new(AtomicBool::new(!run.deps.gate.is_open()));
     let plan = TransferPlan {
         vault: run.deps.vault.clone(),
         writer: session.writer.clone(),
@@ -164,14 +164,17 @@ pub(super) async fn transfer(
 
 /// Pauses the transfer while the gate is closed. Never ends.
 async fn pause_and_go_on(run: &Run<'_>, paused: &AtomicBool) {
+    let mut was_open = true;
     loop {
         let open = run.deps.gate.is_open();
-        if paused.swap(!open, Ordering::Relaxed) == open {
+        paused.store(!open, Ordering::Relaxed);
+        if open != was_open {
             match open {
                 true => run.deps.progress.enter(Phase::Transfer),
                 false => run.deps.progress.step("paused until its window opens"),
             }
             tracing::info!(job = run.id, open, "the window of the transfer has changed");
+            was_open = open;
         }
         sleep(GATE_ASKED).await;
     }

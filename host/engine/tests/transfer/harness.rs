@@ -279,8 +279,6 @@ impl Harness {
             disks: vec![disk],
             skip_damaged: false,
             cancel: Arc::new(AtomicBool::new(false)),
-            disks_at_once: transfer::DISKS_AT_ONCE,
-            paused: Arc::new(AtomicBool::new(false)),
         };
         restore::run(plan, self.runtime.handle()).unwrap();
         std::fs::read(&path).unwrap()

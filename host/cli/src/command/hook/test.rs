@@ -17,7 +17,7 @@ use coffre_engine::journal::JobRecord;
 use coffre_engine::progress::{Cancel, Progress};
 use coffre_engine::rehearsal::{Fault, FaultyHook, FaultyProvider};
 use coffre_engine::state::State;
-use coffre_engine::{HookRunner, SnapshotProvider};
+use coffre_engine::{HookRunner, OpenGate, SnapshotProvider};
 use coffre_guard::Guard;
 use coffre_vault::Vault;
 
