@@ -200,12 +200,13 @@ fn a_service_runs_what_is_due_waits_for_windows_and_refuses_a_wrong_configuratio
     service.tells("STOPPING=1");
     assert!(service.ends().success());
     place.run(&["doctor"]).expect(0);
-    place.run(&["verify"]).expect(0);
+    place.run(&["verify", "main"]).expect(0);
 }
 
 #[test]
 fn a_bandwidth_cap_is_kept_within_a_tenth() {
-    const CAP_MIB: u64 = 8;
+    // Forty seconds of line: what a busy machine takes to fill the first pack and to commit is little of it.
+    const CAP_MIB: u64 = 4;
     let place = Place::new(VaultKind::S3)
         .with_machine("web01", "image")
         .with(&format!("[transfer]\nbandwidth = \"{CAP_MIB}MiB/s\"\n"))
@@ -331,7 +332,7 @@ fn a_service_that_is_killed_at_random_moments_loses_nothing_and_leaves_nothing_h
     assert!(newest.len() >= 3, "{newest:?}");
     place.run(&["backup", "web01"]).expect(0);
     place.run(&["doctor"]).expect(0);
-    place.run(&["verify"]).expect(0);
+    place.run(&["verify", "main"]).expect(0);
     let restored = place.restore("web01");
     coffre_tests::disk::assert_same(&restored.join("vda.img"), &place.images().join("vda.img"));
 }
