@@ -25,6 +25,7 @@ mod promises;
 mod qemu;
 mod reflink;
 mod roles;
+mod service;
 mod shipped_scripts;
 mod status;
 mod stores;
