@@ -93,6 +93,20 @@ pub enum LogFormat {
 pub enum Command {
     Init(InitArgs),
     Backup(BackupArgs),
+    /// Back up what is due by its policy's schedule, as a service
+    ///
+    /// Runs in the foreground until it is stopped; examples/systemd/coffre.service is its unit. Jobs begin when they are due, by
+    /// the `schedule` of the machines' policies; what was missed while nothing ran is caught up once; what failed is tried again
+    /// within the policy's `retry-within`. After a good backup the points that the policy keeps no longer are forgotten.
+    ///
+    /// SIGHUP or a changed file makes it read its configuration again; one with an error is refused, and the old one stays. SIGTERM
+    /// stops it at a safe place: applications are let go, snapshots are released, and the next start goes on with what was sent.
+    #[command(after_long_help = "\
+Examples:
+  coffre run
+  systemctl enable --now coffre
+  systemctl reload coffre")]
+    Run,
     Status(StatusArgs),
     Report(ReportArgs),
     Points(PointsArgs),
@@ -167,7 +181,8 @@ Examples:
   coffre backup web01
   coffre backup web01 db01 --json
   coffre backup --all
-  coffre backup --policy daily        # every machine with policy = \"daily\"")]
+  coffre backup --policy daily        # every machine with policy = \"daily\"
+  coffre backup --due                 # every five minutes by cron, instead of `coffre run`")]
 pub struct BackupArgs {
     /// Names of machines in the configuration
     #[arg(value_name = "MACHINE", conflicts_with_all = ["all", "policy"])]
@@ -180,6 +195,10 @@ pub struct BackupArgs {
     /// Every machine with this policy
     #[arg(long, value_name = "POLICY", conflicts_with = "all")]
     pub policy: Option<String>,
+
+    /// Every machine that is due by its policy's schedule, as `coffre run` would, once
+    #[arg(long, conflicts_with_all = ["machines", "all", "policy"])]
+    pub due: bool,
 }
 
 /// Say whether every machine is safe
@@ -536,6 +555,12 @@ pub struct JobsList {
 pub enum JobsCommand {
     /// The newest jobs (the default)
     List(JobsList),
+    /// End a job that runs, whichever process it runs in: no point is written
+    Cancel {
+        /// A job's id, or enough of its start to be the only one; or the machine's name
+        #[arg(value_name = "ID")]
+        id: String,
+    },
     /// One job, step by step
     Show {
         /// A job's id, or enough of its start to be the only one

@@ -20,6 +20,7 @@ mod points;
 mod repair;
 mod report;
 mod restore;
+mod run;
 pub mod status;
 mod verify;
 
@@ -29,6 +30,7 @@ use crate::args::{Cli, Command, RepairCommand};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::stop;
+pub use backup::view as backup_view;
 
 /// Runs what was typed and says how it ended.
 pub fn run(cli: Cli, output: Output) -> anyhow::Result<Exit> {
@@ -53,7 +55,8 @@ async fn dispatch(cli: &Cli, output: &Output) -> anyhow::Result<Exit> {
         Command::Man(args) => man::run(args, output),
         Command::Report(args) => report::run(args, global, output).await,
         Command::Status(args) => status::run(args, global, output).await,
-        Command::Jobs(args) => jobs::run(args, global, output),
+        Command::Run => run::run(global).await,
+        Command::Jobs(args) => stop::or_dropped(jobs::run(args, global, output)).await,
         Command::Restore(args) => restore::run(args, global, output).await,
         Command::Forget(args) => stop::or_dropped(forget::run(args, global, output)).await,
         Command::Undelete(args) => stop::or_dropped(fate::undelete(args, global, output)).await,

@@ -58,7 +58,6 @@ pub fn start(global: &Global) -> anyhow::Result<()> {
 }
 
 /// A line of a service about what it does: on stderr for people, an event for programs.
-#[expect(dead_code, reason = "the service says")]
 pub fn say(text: &str) {
     match FORMAT.get() {
         None | Some(LogFormat::Text) => screen::note(text),
@@ -67,7 +66,6 @@ pub fn say(text: &str) {
 }
 
 /// What went wrong and the service goes on from, likewise. `about` stands before the message.
-#[expect(dead_code, reason = "the service says")]
 pub fn complain(about: &str, report: &Report) {
     match FORMAT.get() {
         None | Some(LogFormat::Text) => screen::above(report.render_for(about, false).as_bytes()),

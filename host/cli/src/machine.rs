@@ -7,7 +7,7 @@ use coffre_engine::config::{Config, MachineConfig};
 use coffre_engine::freeze::GuardedFreezer;
 use coffre_engine::job::JobDeps;
 use coffre_engine::progress::{Cancel, Progress};
-use coffre_engine::{HookRunner, SystemClock};
+use coffre_engine::{Gate, HookRunner, SystemClock};
 use coffre_guard::{Guard, Protected};
 use coffre_sandbox::{Limits, PluginCatalog, WasmProvider, hook};
 use coffre_vault::{Note, NoteLevel, Vault};
@@ -50,7 +50,14 @@ impl Parts {
         })
     }
 
-    pub fn into_deps(self, config: Arc<Config>, vault: Vault, progress: Arc<Progress>, cancel: Cancel) -> JobDeps {
+    pub fn into_deps(
+        self,
+        config: Arc<Config>,
+        vault: Vault,
+        progress: Arc<Progress>,
+        cancel: Cancel,
+        gate: Arc<dyn Gate>,
+    ) -> JobDeps {
         JobDeps {
             config,
             provider: self.provider,
@@ -61,6 +68,7 @@ impl Parts {
             clock: Arc::new(SystemClock),
             progress,
             cancel,
+            gate,
             host: wire::host(),
             notes: self.notes,
         }

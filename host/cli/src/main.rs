@@ -2,6 +2,7 @@
 //! came of it. Everything else is in the crates below.
 
 mod args;
+mod backing;
 mod book;
 mod command;
 mod exit;

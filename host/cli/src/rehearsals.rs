@@ -68,6 +68,7 @@ impl Pretended {
             clock: Arc::new(SystemClock),
             progress: Progress::new(),
             cancel: Cancel::new(),
+            gate: Arc::new(coffre_engine::OpenGate::default()),
             host: wire::host(),
             notes: Vec::new(),
         })

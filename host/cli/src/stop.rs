@@ -4,6 +4,7 @@ use std::fs;
 use std::future::{self, Future};
 
 use anyhow::Context;
+use coffre_engine::progress::Cancel;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Complaint, Exit};
@@ -64,6 +65,14 @@ pub async fn or_dropped<T>(work: impl Future<Output = anyhow::Result<T>>) -> any
             stopped?;
             Err(cancelled().into())
         }
+    }
+}
+
+/// The same where somebody else listens.
+pub async fn unless<T>(cancel: &Cancel, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::select! {
+        done = work => done,
+        () = cancel.cancelled() => Err(cancelled().into()),
     }
 }
 

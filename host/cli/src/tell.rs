@@ -140,7 +140,6 @@ pub struct Telling {
     tasks: [JoinHandle<()>; 2],
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the service tells"))]
 impl Telling {
     pub fn start(config: Arc<Config>) -> anyhow::Result<Self> {
         let (config, configs) = watch::channel(config);

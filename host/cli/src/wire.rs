@@ -1,5 +1,7 @@
 //! From the configuration to parts that work: stores, credentials, open vaults.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use coffre_engine::Chain;
 use coffre_engine::config::{Config, KeyConfig, KeyKind, VaultConfig};
@@ -7,8 +9,8 @@ use coffre_engine::secret::SecretSource;
 use coffre_engine::state::{State, StateError};
 use coffre_guard::{Guard, GuardConfig};
 use coffre_vault::{
-    Credential, OpenError, OpenOptions, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault, VaultId,
-    VaultKeys,
+    Credential, OpenError, OpenOptions, Pace, RecoveryKey, SecretText, Store, StoreConfig, StoreOptions, Vault,
+    VaultId, VaultKeys,
 };
 use zeroize::Zeroizing;
 
@@ -39,7 +41,15 @@ pub struct NamedVault {
 
 /// Opens a vault, and pins its id at the first time.
 pub async fn open_vault(config: &Config, name: &str) -> anyhow::Result<NamedVault> {
-    let way = WayIn::find(config, name)?;
+    open_vault_paced(config, name, None).await
+}
+
+/// The same, where requests to its store ask first whether they may go.
+pub async fn open_vault_paced(config: &Config, name: &str, pace: Option<Arc<dyn Pace>>) -> anyhow::Result<NamedVault> {
+    let mut way = WayIn::find(config, name)?;
+    if let Some(pace) = pace {
+        way.store = way.store.paced(pace);
+    }
     let options = OpenOptions {
         cache_folder: config.coffre.cache.clone(),
         expect_id: way.pinned,

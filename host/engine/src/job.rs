@@ -6,9 +6,10 @@
 //! 3. Everything that can be known is checked before applications are disturbed.
 //! 4. Applications are held for as short as can be: pre hooks, the freeze if there is one, one snapshot of all disks, the thaw,
 //!    post hooks. Only then is the vault written to.
-//! 5. The point is committed last. Before it there is nothing to see in the vault, after it the job has succeeded, whatever
+//! 5. The snapshot can wait: for a place, for its window, for others to have their share of the line.
+//! 6. The point is committed last. Before it there is nothing to see in the vault, after it the job has succeeded, whatever
 //!    the release of the snapshot does.
-//! 6. Whatever happened, what the journal says is still owed is paid at the end, with the same code that pays after a crash.
+//! 7. Whatever happened, what the journal says is still owed is paid at the end, with the same code that pays after a crash.
 
 mod base;
 mod changes;
@@ -17,6 +18,7 @@ mod disks;
 mod error;
 mod freeze;
 mod point;
+mod queue;
 mod rehearsal;
 mod remembered;
 mod rest;
@@ -40,6 +42,7 @@ use futures::FutureExt;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::freeze::Freezer;
+use crate::gate::Gate;
 use crate::hook::HookRunner;
 use crate::journal::JobOutcome;
 use crate::progress::{Cancel, Phase, Progress};
@@ -50,6 +53,9 @@ pub use rehearsal::{Rehearsal, rehearse};
 use run::Run;
 pub use told::{Told, owes, tell};
 pub use view::{HookView, JobView, PhaseView, job, jobs, listed};
+
+/// How often it is looked whether another process wants a job to end.
+const CANCEL_ASKED: Duration = Duration::from_secs(1);
 
 /// What a backup works with. The provider and hooks are those of the machine, loaded by the caller; the vault is open.
 #[derive(Clone)]
@@ -66,6 +72,8 @@ pub struct JobDeps {
     pub clock: Arc<dyn Clock>,
     pub progress: Arc<Progress>,
     pub cancel: Cancel,
+    /// When the transfer may go, and how fast.
+    pub gate: Arc<dyn Gate>,
     /// This host's name, for people who read points.
     pub host: String,
     /// Things to say in the point that were known before the job began: a plugin without a pin, grants that were assumed.
@@ -91,13 +99,28 @@ pub struct BackupReport {
 /// next job. Must not be dropped while it runs: ask `deps.cancel` instead. (If it is dropped, that is as a crash.)
 pub async fn backup(deps: &JobDeps, machine: &str) -> Result<BackupReport, JobError> {
     let mut run = Run::begin(deps, machine)?;
+    let listening = listen(&run);
     let result = match AssertUnwindSafe(make_point(&mut run)).catch_unwind().await {
         Ok(result) => result,
         Err(panic) => Err(JobError::Panicked(run::panic_text(&*panic))),
     };
     run.enter_quietly(Phase::Release);
     debts::pay_own(&mut run, result.as_ref().err()).await;
+    listening.abort();
     run.end(result)
+}
+
+/// Hears when another process wants this job to end.
+fn listen(run: &Run<'_>) -> tokio::task::JoinHandle<()> {
+    let (state, machine, job) = (run.state.clone(), run.machine.name.clone(), run.id.clone());
+    let cancel = run.deps.cancel.clone();
+    tokio::spawn(async move {
+        while !state.wants_to_cancel(&machine, &job) {
+            tokio::time::sleep(CANCEL_ASKED).await;
+        }
+        tracing::info!(machine, job, "somebody cancels this job");
+        cancel.cancel();
+    })
 }
 
 /// Pays what jobs of a machine that died still owe, without backing it up: what a backup does first. Says what was done.
@@ -131,10 +154,11 @@ async fn make_point(run: &mut Run<'_>) -> Result<Point, JobError> {
     let rested = rest::take_at_rest(run, &known, &base).await?;
     let taken = snapshot::accept(run, &known, &base, rested).await?;
 
+    let deadline = queue::pass(run).await?;
     let mut resumes = earlier.resumes;
     let sent = loop {
         run.enter(Phase::Transfer)?;
-        let session = send::begin(run, &base, resumes.take()).await?;
+        let session = send::begin(run, &base, resumes.take(), deadline).await?;
         let sent = match send::transfer(run, &session, &taken, &base).await {
             // What the base needs is damaged, and nobody knew: from now on everybody does. Once more, around it.
             Err(error) if !run.began_anew && send::quarantine(run, &session, &base, &error).await => {

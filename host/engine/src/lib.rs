@@ -12,12 +12,14 @@ pub mod consistency;
 mod digest;
 mod error_chain;
 pub mod freeze;
+mod gate;
 mod hook;
 pub mod job;
 pub mod journal;
 pub mod live;
 mod machine;
 pub mod news;
+pub mod pacer;
 pub mod progress;
 mod provider;
 pub mod rehearsal;
@@ -33,6 +35,7 @@ pub mod transfer;
 
 pub use clock::{Clock, SystemClock};
 pub use error_chain::Chain;
+pub use gate::{Gate, OpenGate};
 pub use hook::{
     HookContext, HookFailure, HookFailureKind, HookFreeze, HookRunner, HookTerms, PostReport, PreReport,
     SnapshotOutcome, SoFar,

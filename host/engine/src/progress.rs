@@ -25,6 +25,8 @@ pub enum Phase {
     Pre,
     Snapshot,
     Post,
+    /// With its snapshot, for a place or its window.
+    Queue,
     Transfer,
     Commit,
     /// Telling the provider what to keep, and letting the snapshot go.
@@ -33,13 +35,14 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Start,
         Self::Debts,
         Self::Prepare,
         Self::Pre,
         Self::Snapshot,
         Self::Post,
+        Self::Queue,
         Self::Transfer,
         Self::Commit,
         Self::Release,
@@ -60,6 +63,7 @@ impl fmt::Display for Phase {
             Self::Pre => "running pre hooks",
             Self::Snapshot => "taking the snapshot",
             Self::Post => "running post hooks",
+            Self::Queue => "waiting to transfer",
             Self::Transfer => "transferring",
             Self::Commit => "committing",
             Self::Release => "releasing the snapshot",
@@ -172,8 +176,32 @@ impl Progress {
 /// Somebody's wish that a job ends. Clones share it; it is never taken back.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel {
-    flag: Arc<AtomicBool>,
-    wake: Arc<Notify>,
+    shared: Arc<Wish>,
+    /// A wish for all jobs is one for each.
+    parent: Option<Arc<Wish>>,
+}
+
+#[derive(Debug, Default)]
+struct Wish {
+    wished: AtomicBool,
+    /// The job is to go on later: what it has sent is for the next one.
+    resumes: AtomicBool,
+    wake: Notify,
+}
+
+impl Wish {
+    fn is_there(&self) -> bool {
+        self.wished.load(Ordering::Relaxed)
+    }
+
+    async fn comes(&self) {
+        let mut woken = std::pin::pin!(self.wake.notified());
+        // Listening before looking: a wish in between is not missed.
+        woken.as_mut().enable();
+        if !self.is_there() {
+            woken.await;
+        }
+    }
 }
 
 impl Cancel {
@@ -181,28 +209,48 @@ impl Cancel {
         Self::default()
     }
 
+    /// One of its own for a job, which is also cancelled by this one.
+    pub fn child(&self) -> Self {
+        Self {
+            shared: Arc::default(),
+            parent: Some(self.shared.clone()),
+        }
+    }
+
     pub fn cancel(&self) {
-        self.flag.store(true, Ordering::Relaxed);
-        self.wake.notify_waiters();
+        self.shared.wished.store(true, Ordering::Relaxed);
+        self.shared.wake.notify_waiters();
+    }
+
+    /// The job is to end as soon as it can, and a later one goes on with what it has sent.
+    pub fn stop(&self) {
+        self.shared.resumes.store(true, Ordering::Relaxed);
+        self.cancel();
+    }
+
+    fn wishes(&self) -> impl Iterator<Item = &Arc<Wish>> {
+        std::iter::once(&self.shared).chain(&self.parent)
     }
 
     pub fn is_cancelled(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
+        self.wishes().any(|wish| wish.is_there())
+    }
+
+    /// Whether a later job goes on with what this one has sent.
+    pub fn is_stopped(&self) -> bool {
+        let stops = |wish: &Arc<Wish>| wish.resumes.load(Ordering::Relaxed);
+        self.is_cancelled() && self.wishes().filter(|wish| wish.is_there()).all(stops)
     }
 
     /// Ends once it is wished.
     pub async fn cancelled(&self) {
-        let mut woken = std::pin::pin!(self.wake.notified());
-        // Listening before looking: a wish in between is not missed.
-        woken.as_mut().enable();
-        if !self.is_cancelled() {
-            woken.await;
+        match &self.parent {
+            Some(parent) => tokio::select! {
+                () = self.shared.comes() => {}
+                () = parent.comes() => {}
+            },
+            None => self.shared.comes().await,
         }
-    }
-
-    /// For threads that look now and then.
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        self.flag.clone()
     }
 }
 
@@ -238,5 +286,19 @@ mod tests {
         cancel.cancel();
         waiting.await.unwrap();
         cancel.cancelled().await;
+    }
+
+    #[tokio::test]
+    async fn a_wish_for_all_is_one_for_each_and_not_the_other_way_round() {
+        let all = Cancel::new();
+        let (one, other) = (all.child(), all.child());
+        one.cancel();
+        one.cancelled().await;
+        assert!(one.is_cancelled() && !one.is_stopped() && !other.is_cancelled() && !all.is_cancelled());
+        all.stop();
+        other.cancelled().await;
+        assert!(other.is_stopped());
+        // Somebody wanted that very job to end for good.
+        assert!(!one.is_stopped());
     }
 }

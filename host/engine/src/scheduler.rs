@@ -13,22 +13,24 @@
 //! - Every due time is told exactly once: done, failed, cancelled or missed.
 
 mod account;
+mod happened;
 mod places;
 mod retry;
 #[cfg(test)]
 mod tests;
-mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::book::{Turn, TurnState};
+use crate::config::{Config, MachineConfig};
 use crate::schedule::{Schedule, Window};
 
 pub use account::{Account, Fate};
+pub use happened::{Happened, Outcome};
 pub use places::Places;
-pub use turn::{Turn, TurnState};
 
 /// A due time further ahead than this was written when the clock was wrong. An hour is more than clocks are corrected by.
 const AHEAD_AT_MOST: SignedDuration = SignedDuration::from_hours(1);
@@ -44,6 +46,21 @@ pub struct Plan {
     pub retry_within: Duration,
     /// When transfers may go; none: always.
     pub windows: Vec<Window>,
+}
+
+/// The plans of all machines whose policy has a schedule.
+pub fn plans(config: &Config) -> Vec<Plan> {
+    let plan = |machine: &MachineConfig| {
+        let policy = config.policy_of(machine);
+        Some(Plan {
+            machine: machine.name.clone(),
+            schedule: policy.schedule?,
+            jitter: policy.jitter,
+            retry_within: policy.retry_within,
+            windows: policy.transfer,
+        })
+    };
+    config.machines.values().filter_map(plan).collect()
 }
 
 /// What the driver is to do now.

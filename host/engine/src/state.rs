@@ -5,6 +5,8 @@
 //! STATE/machines/NAME/machine.json      kept change tokens per vault; whether its provider is distrusted
 //! STATE/machines/NAME/jobs/ID/journal   one line per event, fsynced (see `journal`)
 //! STATE/machines/NAME/jobs/ID/commit-N  the exact bytes of a commit, before they are sent
+//! STATE/machines/NAME/jobs/ID/cancel    somebody wants the job to end
+//! STATE/scheduler.lock                  held by whoever runs what is due
 //! STATE/vaults/NAME.id                  the vault's id, pinned at first use
 //! STATE/vaults/NAME.generation          the vault's id again, and the newest generation of its keys that was seen
 //! ```
@@ -30,6 +32,8 @@ use crate::provider::Base;
 pub enum StateError {
     #[error("a job of machine {machine} is running already{holder}")]
     Busy { machine: String, holder: String },
+    #[error("what is due is run by somebody else already{holder}")]
+    SchedulerBusy { holder: String },
     #[error("{doing} {}", path.display())]
     Io {
         doing: &'static str,
@@ -42,12 +46,15 @@ pub enum StateError {
 
 impl StateError {
     pub fn may_retry(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+        matches!(self, Self::Busy { .. } | Self::SchedulerBusy { .. })
     }
 
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Busy { .. } => Some("wait for it, or see `coffre jobs`".to_owned()),
+            Self::SchedulerBusy { .. } => {
+                Some("`coffre run` and `coffre backup --due` go one at a time, and the service is enough".to_owned())
+            }
             Self::Io { source, path, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(format!(
                 "run as the user that owns {}, or set another `state` folder in the config's [coffre] table",
                 path.display()
@@ -101,36 +108,34 @@ impl State {
     pub fn lock(&self, machine: &str, whom: &str) -> Result<MachineLock, StateError> {
         let folder = self.machine_folder(machine);
         make_folder(&folder)?;
-        let path = folder.join("lock");
-        let failed = |doing| StateError::io(doing, &path);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed("open the lock"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                // Only for the message; the holder may be writing it right now.
-                let _ = (&file).take(256).read_to_string(&mut holder);
-                let holder = holder.lines().next().filter(|line| !line.is_empty());
-                return Err(StateError::Busy {
-                    machine: machine.to_owned(),
-                    holder: holder.map(|line| format!(" ({line})")).unwrap_or_default(),
-                });
-            }
-            Err(error) => return Err(failed("take the lock")(error.into())),
-        }
-        let said = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "process {}, {whom}", std::process::id()));
-        said.map_err(failed("write the lock"))?;
+        let busy = |holder| StateError::Busy {
+            machine: machine.to_owned(),
+            holder,
+        };
+        let file = lock_file(&folder.join("lock"), whom, busy)?;
         Ok(MachineLock { _file: file })
+    }
+
+    /// Takes the lock of those that run what is due: one at a time.
+    pub fn lock_scheduler(&self, whom: &str) -> Result<SchedulerLock, StateError> {
+        make_folder(&self.folder)?;
+        let busy = |holder| StateError::SchedulerBusy { holder };
+        let file = lock_file(&self.folder.join("scheduler.lock"), whom, busy)?;
+        Ok(SchedulerLock { _file: file })
+    }
+
+    fn cancel_file(&self, machine: &str, job: &str) -> PathBuf {
+        self.jobs_folder(machine).join(job).join("cancel")
+    }
+
+    /// Asks a job to end, whichever process it runs in.
+    pub fn ask_to_cancel(&self, machine: &str, job: &str) -> Result<(), StateError> {
+        let path = self.cancel_file(machine, job);
+        fs::write(&path, b"").map_err(StateError::io("write", &path))
+    }
+
+    pub(crate) fn wants_to_cancel(&self, machine: &str, job: &str) -> bool {
+        self.cancel_file(machine, job).exists()
     }
 
     pub fn read_machine(&self, machine: &str) -> Result<MachineMemory, StateError> {
@@ -222,6 +227,12 @@ pub struct MachineLock {
     _file: File,
 }
 
+/// The lock of those that run what is due; it goes with this, and with the process however that ends.
+#[derive(Debug)]
+pub struct SchedulerLock {
+    _file: File,
+}
+
 /// What is remembered of a machine between jobs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -281,6 +292,36 @@ impl MachineMemory {
         keep.dedup();
         keep
     }
+}
+
+/// Locks a file, or says who has it: `busy` makes the error of what the holder has written.
+fn lock_file(path: &Path, whom: &str, busy: impl FnOnce(String) -> StateError) -> Result<File, StateError> {
+    let failed = |doing| StateError::io(doing, path);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("open the lock"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            // Only for the message; the holder may be writing it right now.
+            let _ = (&file).take(256).read_to_string(&mut holder);
+            let holder = holder.lines().next().filter(|line| !line.is_empty());
+            return Err(busy(holder.map(|line| format!(" ({line})")).unwrap_or_default()));
+        }
+        Err(error) => return Err(failed("take the lock")(error.into())),
+    }
+    let said = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "process {}, {whom}", std::process::id()));
+    said.map_err(failed("write the lock"))?;
+    Ok(file)
 }
 
 /// Only its owner reads what lies below: hooks' output and change tokens are nobody else's business.

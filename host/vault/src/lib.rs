@@ -19,6 +19,7 @@ mod key;
 mod mark;
 mod object;
 mod offload;
+mod pace;
 mod pack;
 mod parity;
 mod point;
@@ -44,6 +45,7 @@ pub use fate::{FateChange, FateError};
 pub use heaps::keep_few_heaps;
 pub use ids::{ChunkId, IdError, MachineNumber, SessionNumber, VaultId};
 pub use key::{Credential, KeyError, RecoveryKey, SlotKind};
+pub use pace::Pace;
 pub use pack::{ChunkKind, Decoder, Encoder};
 pub use parity::{Parity, ParityError};
 pub use point::{

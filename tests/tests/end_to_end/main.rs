@@ -24,6 +24,7 @@ mod plugins;
 mod promises;
 mod reflink;
 mod roles;
+mod service;
 mod shipped_scripts;
 mod status;
 mod stores;

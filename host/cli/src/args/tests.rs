@@ -67,6 +67,7 @@ fn the_first_help_shows_all_commands_and_exit_codes() {
     Commands:
       init         Make a new vault, and the recovery key that opens it when all else is lost
       backup       Back up machines: hooks, snapshot, transfer of what changed, recovery point
+      run          Back up what is due by its policy's schedule, as a service
       status       Say whether every machine is safe
       report       Write a page about every machine, for people with a browser
       points       List recovery points
@@ -153,6 +154,9 @@ fn help_of_backup() {
           --policy <POLICY>
               Every machine with this policy
 
+          --due
+              Every machine that is due by its policy's schedule, as `coffre run` would, once
+
       -h, --help
               Print help (see a summary with '-h')
 
@@ -181,6 +185,7 @@ fn help_of_backup() {
       coffre backup web01 db01 --json
       coffre backup --all
       coffre backup --policy daily        # every machine with policy = "daily"
+      coffre backup --due                 # every five minutes by cron, instead of `coffre run`
     "#);
 }
 

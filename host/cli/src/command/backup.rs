@@ -1,30 +1,33 @@
 //! `coffre backup [MACHINE…]`.
 
+mod due;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use coffre_engine::config::Config;
-use coffre_engine::job::{self, BackupReport};
+use coffre_engine::job::BackupReport;
 use coffre_engine::journal::JobOutcome;
 use coffre_engine::progress::{Cancel, Phase, Progress, ProgressView};
-use coffre_guard::Guard;
-use coffre_sandbox::PluginCatalog;
-use coffre_vault::{NoteLevel, Vault};
+use coffre_engine::{Gate, OpenGate};
+use coffre_vault::NoteLevel;
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::run::WindowGate;
 use crate::args::{BackupArgs, Global};
+use crate::backing::Backing;
 use crate::exit::{Complaint, Exit};
-use crate::machine::Parts;
 use crate::output::{Output, count, held, size, span};
-use crate::progress::{DiskView, Style, View, Watch};
+use crate::progress::{DiskView, Style, View};
 use crate::report::Report;
 use crate::shape::{NoteShape, PointShape};
-use crate::{book, left_behind, plugins, rehearsals, screen, stop, wire};
+use crate::{book, left_behind, screen, stop, wire};
+use due::Due;
 
 #[derive(Serialize)]
 struct Document {
@@ -47,33 +50,35 @@ struct Entry {
 
 pub async fn run(args: &BackupArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let config = Arc::new(wire::config(global)?);
-    let machines = choose(&config, args)?;
-    let unattended = args.all || args.policy.is_some();
+    let named = if args.due { Vec::new() } else { choose(&config, args)? };
+    let unattended = args.all || args.policy.is_some() || args.due;
     let guard = wire::guard(&config);
     left_behind::settle_and_say(&config, &guard);
     let cancel = Cancel::new();
-    let listening = listen(cancel.clone());
-    let shared = Arc::new(Shared {
-        catalog: plugins::catalog(&config, &guard)?,
-        guard,
-        style: Style::choose(output, unattended),
-        vaults: Mutex::default(),
-        cancel,
-        config,
-    });
+    let listening = listen(cancel.clone(), args.due);
+    let (pacer, style) = (Backing::pacer(&config), Style::choose(output, unattended));
+    let backing = Arc::new(Backing::new(config, guard, pacer, style)?);
+    let (mut due, machines) = match args.due {
+        true => {
+            let (due, machines) = stop::unless(&cancel, Due::find(&backing)).await?;
+            (Some(due), machines)
+        }
+        false => (None, named),
+    };
 
-    let at_once = Arc::new(Semaphore::new(shared.config.coffre.jobs.get()));
+    let at_once = Arc::new(Semaphore::new(backing.config.coffre.jobs.get()));
     let mut running = JoinSet::new();
     for (index, machine) in machines.iter().cloned().enumerate() {
-        let (shared, at_once) = (shared.clone(), at_once.clone());
+        let (backing, at_once, cancel) = (backing.clone(), at_once.clone(), cancel.child());
+        let gate = gate(&backing, &machine, args.due);
         running.spawn(async move {
             let _turn = at_once.acquire_owned().await;
             let (started, began) = (Instant::now(), Timestamp::now());
             let progress = Progress::new();
-            let result = shared.backup(&machine, progress.clone()).await;
+            let result = backing.backup(&machine, progress.clone(), cancel, gate).await;
             let job = progress.snapshot().job;
             if let (None, Err(error)) = (&job, &result) {
-                book::attempt(&shared.config, &machine, began, error);
+                book::attempt(&backing.config, &machine, began, error);
             }
             let ran = Ran {
                 job,
@@ -86,6 +91,9 @@ pub async fn run(args: &BackupArgs, global: &Global, output: &Output) -> anyhow:
     let mut entries: BTreeMap<usize, Entry> = BTreeMap::new();
     while let Some(ended) = running.join_next().await {
         let (index, ran) = ended.context("a backup broke off")?;
+        if let Some(due) = &mut due {
+            due.ended(&backing, &machines[index], &ran.result).await;
+        }
         let entry = tell(&machines[index], ran, machines.len() > 1, unattended, output)?;
         entries.insert(index, entry);
     }
@@ -96,6 +104,15 @@ pub async fn run(args: &BackupArgs, global: &Global, output: &Output) -> anyhow:
     };
     output.document(&document)?;
     Ok(overall(&document.machines))
+}
+
+/// What somebody asks for by name goes now; what is due keeps to its policy's windows. The caps hold for all.
+fn gate(backing: &Backing, machine: &str, due: bool) -> Arc<dyn Gate> {
+    let pace = backing.pacer.share();
+    match due {
+        true => Arc::new(WindowGate::new(&backing.config, machine, pace)),
+        false => Arc::new(OpenGate { pace: Some(pace) }),
+    }
 }
 
 /// The machines that were named, or those that --all and --policy mean.
@@ -141,8 +158,9 @@ fn choose(config: &Config, args: &BackupArgs) -> anyhow::Result<Vec<String>> {
     Ok(machines)
 }
 
-/// The first wish to stop cancels all jobs; they end by themselves, with everything let go.
-fn listen(cancel: Cancel) -> tokio::task::JoinHandle<()> {
+/// The first wish to stop cancels all jobs; they end by themselves, with everything let go. What is due goes on later
+/// with what was sent.
+fn listen(cancel: Cancel, due: bool) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             if let Err(error) = stop::asked().await {
@@ -153,7 +171,10 @@ fn listen(cancel: Cancel) -> tokio::task::JoinHandle<()> {
                 screen::note("still stopping: hooks and snapshots are being let go");
             } else {
                 screen::note("stopping: no point will be written");
-                cancel.cancel();
+                match due {
+                    true => cancel.stop(),
+                    false => cancel.cancel(),
+                }
             }
         }
     })
@@ -167,50 +188,8 @@ struct Ran {
     took: Duration,
 }
 
-struct Shared {
-    config: Arc<Config>,
-    catalog: PluginCatalog,
-    guard: Guard,
-    style: Style,
-    /// Opened once, however many machines go there.
-    vaults: Mutex<BTreeMap<String, Vault>>,
-    cancel: Cancel,
-}
-
-impl Shared {
-    async fn backup(&self, name: &str, progress: Arc<Progress>) -> anyhow::Result<BackupReport> {
-        let machine = self.config.machine(name)?;
-        let ready = async {
-            let parts = Parts::load(&self.config, &self.catalog, &self.guard, machine).await?;
-            let vault = self.vault(&machine.vault).await?;
-            anyhow::Ok((parts, vault))
-        };
-        // Until here nothing is held, so it can be dropped.
-        let (parts, vault) = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => return Err(stop::cancelled().into()),
-            ready = ready => ready?,
-        };
-        rehearsals::pay_and_say(&self.config, &self.guard, machine).await;
-        let deps = parts.into_deps(self.config.clone(), vault, progress.clone(), self.cancel.clone());
-        let watch = Watch::start(self.style, name, move || view(&progress.snapshot()));
-        let result = job::backup(&deps, name).await;
-        watch.finish();
-        result.with_context(|| format!("cannot back up {name}"))
-    }
-
-    async fn vault(&self, name: &str) -> anyhow::Result<Vault> {
-        let mut open = self.vaults.lock().await;
-        if let Some(vault) = open.get(name) {
-            return Ok(vault.clone());
-        }
-        let vault = wire::open_vault(&self.config, name).await?.vault;
-        open.insert(name.to_owned(), vault.clone());
-        Ok(vault)
-    }
-}
-
-fn view(job: &ProgressView) -> View {
+/// A job as a screen shows it.
+pub fn view(job: &ProgressView) -> View {
     let mut phase = match job.phase {
         // Whether well or not is said by the result.
         Phase::End => "ended".to_owned(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coffre_engine::OpenGate;
 use coffre_engine::config::Config;
 use coffre_engine::job;
 use coffre_engine::progress::{Cancel, Progress};
@@ -135,7 +136,13 @@ async fn pay_jobs(config: &Arc<Config>, guard: &Guard, output: &Output) -> anyho
             let catalog = plugins::catalog(config, guard)?;
             let parts = Parts::load(config, &catalog, guard, machine).await?;
             let vault = wire::open_vault(config, &machine.vault).await?.vault;
-            let deps = parts.into_deps(config.clone(), vault, Progress::new(), Cancel::new());
+            let deps = parts.into_deps(
+                config.clone(),
+                vault,
+                Progress::new(),
+                Cancel::new(),
+                Arc::new(OpenGate::default()),
+            );
             notes.extend(job::pay(&deps, &machine.name).await?);
             anyhow::Ok(notes)
         };

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::points::vault_of;
 use crate::args::{ForgetArgs, Global};
+use crate::backing::Backing;
 use crate::exit::{Complaint, Exit};
 use crate::output::{Output, count, table, time};
 use crate::report::Report;
@@ -45,6 +46,23 @@ struct Entry {
     error: Option<Report>,
 }
 
+impl Entry {
+    fn of(choice: &Choice) -> Self {
+        Self {
+            machine: choice.machine.clone(),
+            vault: None,
+            policy: choice.how.policy(),
+            outcome: "done",
+            exit_code: Exit::Done.code(),
+            kept: 0,
+            forgotten: 0,
+            undelete_until: None,
+            points: Vec::new(),
+            error: None,
+        }
+    }
+}
+
 pub async fn run(args: &ForgetArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let config = wire::config(global)?;
     let choices = choice::choose(&config, args)?;
@@ -57,18 +75,7 @@ pub async fn run(args: &ForgetArgs, global: &Global, output: &Output) -> anyhow:
     };
     let mut machines = Vec::new();
     for choice in &choices {
-        let mut entry = Entry {
-            machine: choice.machine.clone(),
-            vault: None,
-            policy: choice.how.policy(),
-            outcome: "done",
-            exit_code: Exit::Done.code(),
-            kept: 0,
-            forgotten: 0,
-            undelete_until: None,
-            points: Vec::new(),
-            error: None,
-        };
+        let mut entry = Entry::of(choice);
         let result = forget(choice, &mut vaults, args, &mut entry).await;
         entry.kept = rows_that(&entry.points, Chosen::Keep);
         entry.forgotten = rows_that(&entry.points, Chosen::Forget);
@@ -102,6 +109,23 @@ pub async fn run(args: &ForgetArgs, global: &Global, output: &Output) -> anyhow:
     Ok(exit)
 }
 
+/// After a good backup: forgets what the machine's policy keeps no longer, if it says so. None: it keeps everything.
+pub async fn after_backup(backing: &Backing, machine: &str, vault: &str) -> anyhow::Result<Option<usize>> {
+    let config = &backing.config;
+    let known = config.machine(machine)?;
+    let policy = config.policy_of(known);
+    if policy.keep.is_none() {
+        return Ok(None);
+    }
+    let choice = Choice {
+        machine: machine.to_owned(),
+        how: How::Policy(known.policy.clone(), Box::new(policy)),
+    };
+    let mut entry = Entry::of(&choice);
+    forget_in(&choice, &backing.vault(vault).await?, config, false, &mut entry).await?;
+    Ok(Some(rows_that(&entry.points, Chosen::Forget)))
+}
+
 /// Vaults are opened once, however many machines lie there.
 struct Vaults<'a> {
     config: &'a Config,
@@ -127,6 +151,16 @@ impl Vaults<'_> {
 /// where it ends with an error.
 async fn forget(choice: &Choice, vaults: &mut Vaults<'_>, args: &ForgetArgs, entry: &mut Entry) -> anyhow::Result<()> {
     let vault = vaults.of(&choice.machine, args.vault.as_deref()).await?;
+    forget_in(choice, &vault, vaults.config, args.dry_run, entry).await
+}
+
+async fn forget_in(
+    choice: &Choice,
+    vault: &NamedVault,
+    config: &Config,
+    dry_run: bool,
+    entry: &mut Entry,
+) -> anyhow::Result<()> {
     entry.vault = Some(vault.name.clone());
     let doing = || format!("cannot forget points of {}", choice.machine);
     let Some(machine) = vault.vault.machine(&choice.machine).await.with_context(doing)? else {
@@ -147,18 +181,18 @@ async fn forget(choice: &Choice, vaults: &mut Vaults<'_>, args: &ForgetArgs, ent
     let damaged = vault.vault.damaged_points(machine).await.with_context(doing)?;
     let mut rows = choice.rows(&points, &damaged, now)?;
     for number in choice.missing(&points) {
-        rows.push(unreadable(&vault, machine, choice, number).await?);
+        rows.push(unreadable(vault, machine, choice, number).await?);
     }
-    if args.dry_run {
+    if dry_run {
         entry.points = rows;
         return Ok(());
     }
-    let result = forget_rows(choice, &vault, machine, rows, vaults.config, now, entry).await;
+    let result = forget_rows(choice, vault, machine, rows, config, now, entry).await;
     // Also after a failure: some of them may have gone.
     if entry.undelete_until.is_some()
         && let Ok(points) = vault.vault.points(machine).await
     {
-        book::points(vaults.config, &vault.name, &choice.machine, &points);
+        book::points(config, &vault.name, &choice.machine, &points);
     }
     result
 }

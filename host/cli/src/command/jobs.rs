@@ -1,4 +1,4 @@
-//! `coffre jobs [list|show ID]`.
+//! `coffre jobs [list|show ID|cancel ID]`.
 
 use std::time::Duration;
 
@@ -20,13 +20,14 @@ struct Document {
     jobs: Vec<JobView>,
 }
 
-pub fn run(args: &JobsArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
+pub async fn run(args: &JobsArgs, global: &Global, output: &Output) -> anyhow::Result<Exit> {
     let config = wire::config(global)?;
     let state = State::new(&config.coffre.state);
     match &args.command {
         None => list(&state, &args.list, output),
         Some(JobsCommand::List(args)) => list(&state, args, output),
         Some(JobsCommand::Show { id }) => show(&state, id, output),
+        Some(JobsCommand::Cancel { id }) => cancel(&state, id, output).await,
     }
 }
 
@@ -72,6 +73,45 @@ fn outcome(job: &JobView) -> &'static str {
         None if job.running => "running",
         None => "died",
     }
+}
+
+/// What came of a wish to cancel.
+#[derive(Serialize)]
+struct Cancelled {
+    job: String,
+    machine: String,
+    /// It had ended before.
+    had_ended: bool,
+}
+
+/// Asks the job to end and waits until it has.
+async fn cancel(state: &State, id: &str, output: &Output) -> anyhow::Result<Exit> {
+    let known = job::jobs(state, None)?;
+    let meant = match known.iter().rev().find(|job| job.running && job.machine == id) {
+        Some(of_machine) => Some(of_machine.clone()),
+        None => job::job(state, id)?,
+    };
+    let job = meant.ok_or_else(|| {
+        let text = format!("there is no job `{id}`, or several whose ids begin so");
+        Complaint::usage(text, "`coffre jobs` lists them")
+    })?;
+    let had_ended = !job.running;
+    if !had_ended {
+        state.ask_to_cancel(&job.machine, &job.id)?;
+        while job::job(state, &job.id)?.is_some_and(|job| job.running) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+    output.line(match had_ended {
+        true => format!("{} of {} has ended already", job.id, job.machine),
+        false => format!("{} of {} has ended", job.id, job.machine),
+    })?;
+    output.document(&Cancelled {
+        job: job.id,
+        machine: job.machine,
+        had_ended,
+    })?;
+    Ok(Exit::Done)
 }
 
 fn show(state: &State, id: &str, output: &Output) -> anyhow::Result<Exit> {

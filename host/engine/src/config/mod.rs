@@ -11,6 +11,7 @@ mod model;
 mod plugin_file;
 mod raw;
 mod told;
+mod transfer;
 mod words;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use model::{
     MachineConfig, OnFailure, PluginConfig, PolicyConfig, SshConfig, StoreSettings, Tracking, UnknownName, VaultConfig,
 };
 pub use told::{MetricsConfig, NotifyConfig, NotifyWay};
+pub use transfer::{Busy, TransferConfig};
 pub use words::{HOOK_GRANTS, PLUGIN_GRANTS, Pattern, parse_duration, shown_duration};
 
 /// A commented configuration in which every key stands; `coffre config example` prints it.

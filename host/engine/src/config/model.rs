@@ -13,9 +13,10 @@ use url::Url;
 
 use super::error::suggest;
 use super::told::{MetricsConfig, NotifyConfig};
+use super::transfer::TransferConfig;
 use super::words::Pattern;
 use crate::machine::{Consistency, Machine, OsFamily};
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Window};
 use crate::secret::SecretSource;
 
 /// Everything that the configuration file says.
@@ -24,6 +25,7 @@ pub struct Config {
     /// Where it was read.
     pub file: PathBuf,
     pub coffre: Folders,
+    pub transfer: TransferConfig,
     #[serde(rename = "vault")]
     pub vaults: BTreeMap<String, VaultConfig>,
     #[serde(rename = "policy")]
@@ -62,6 +64,8 @@ pub struct Folders {
     pub scripts: PathBuf,
     /// How many machines are backed up at once.
     pub jobs: NonZeroUsize,
+    /// How many disks of a machine are read at once.
+    pub disks: NonZeroUsize,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -123,6 +127,15 @@ pub enum KeyKind {
 pub struct PolicyConfig {
     pub name: String,
     pub schedule: Option<Schedule>,
+    /// Scheduled jobs begin at most this much after their due time.
+    #[serde(serialize_with = "super::words::write_duration")]
+    pub jitter: Duration,
+    /// A scheduled job that failed is tried again no later than this after its due time.
+    #[serde(serialize_with = "super::words::write_duration")]
+    pub retry_within: Duration,
+    /// When transfers of scheduled jobs may go; none: always.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub transfer: Vec<Window>,
     /// Wanted. None: application where the machine has hooks, file-system where it has something to freeze, else crash.
     pub consistency: Option<Consistency>,
     /// Less than this fails the job.

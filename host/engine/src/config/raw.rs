@@ -14,6 +14,7 @@ pub(super) type Word = Option<Spanned<String>>;
 pub(super) struct File {
     #[serde(default)]
     pub coffre: Coffre,
+    pub transfer: Option<Transfer>,
     #[serde(default)]
     pub vault: Named<Vault>,
     #[serde(default)]
@@ -41,6 +42,24 @@ pub(super) struct Coffre {
     pub plugin_path: Option<Vec<Spanned<String>>>,
     pub scripts: Word,
     pub jobs: Option<Spanned<u32>>,
+    pub disks: Option<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Transfer {
+    pub bandwidth: Word,
+    pub requests: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub busy: Vec<Spanned<Busy>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Busy {
+    pub at: Word,
+    pub bandwidth: Word,
+    pub requests: Option<Spanned<u32>>,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +108,9 @@ pub(super) struct Key {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Policy {
     pub schedule: Word,
+    pub jitter: Word,
+    pub retry_within: Word,
+    pub transfer: Option<Spanned<Vec<Spanned<String>>>>,
     pub consistency: Word,
     pub accept: Word,
     pub keep: Option<Spanned<Keep>>,

@@ -80,6 +80,8 @@ fn every_key_stands_in_the_example() {
     // Each is taken out of serde's own list: a table with a key that cannot be.
     for (table, header) in [
         ("coffre", "[coffre]"),
+        ("transfer", "[transfer]"),
+        ("busy", "[[transfer.busy]]"),
         ("vault", "[vault.x]"),
         ("policy", "[policy.x]"),
         ("machine", "[machine.x]"),
@@ -93,7 +95,7 @@ fn every_key_stands_in_the_example() {
         for key in error.message().split('`').skip(3).step_by(2) {
             let shown = EXAMPLE.lines().any(|line| {
                 let line = line.trim_start_matches(['#', ' ']);
-                line.starts_with(&format!("{key} =")) || line.ends_with(&format!(".{key}]"))
+                line.contains(&format!("{key} =")) || line.ends_with(&format!(".{key}]"))
             });
             assert!(shown || key == "on_failure", "{table}: {key}");
         }
@@ -171,6 +173,57 @@ fn parity_is_a_percentage_and_for_folders_alone() {
 }
 
 #[test]
+fn what_is_wrong_with_times_and_caps_of_transfers_is_said() {
+    insta::assert_snapshot!(said("[transfer]\nbandwidth = \"fast\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:13: `fast` is not a bandwidth
+      |
+    2 | bandwidth = "fast"
+      |             ^^^^^^
+    hint: as in "20MiB/s", "100Mbit/s", or "0" for nothing at all
+    "#);
+    insta::assert_snapshot!(said("[transfer]\nrequests = 0\n"), @r#"
+    /etc/coffre/coffre.toml:2:12: `requests` per second are at least 1 and at most 100000
+      |
+    2 | requests = 0
+      |            ^
+    "#);
+    insta::assert_snapshot!(said("[transfer]\nbusy = [{ at = \"mon-fri 8-18\", requests = 5 }]\n"), @r#"
+    /etc/coffre/coffre.toml:2:16: `8-18` is not a window of time
+      |
+    2 | busy = [{ at = "mon-fri 8-18", requests = 5 }]
+      |                ^^^^^^^^^^^^^^
+    hint: as in "22:00-06:00", "mon-fri 08:00-18:00 Europe/Paris" or "sat,sun 00:00-24:00"
+    "#);
+    insta::assert_snapshot!(said("[transfer]\nbusy = [{ at = \"08:00-18:00\" }]\n"), @r#"
+    /etc/coffre/coffre.toml:2:9: a busy time without a cap
+      |
+    2 | busy = [{ at = "08:00-18:00" }]
+      |         ^^^^^^^^^^^^^^^^^^^^^^
+    hint: add bandwidth = "5MiB/s" or requests = 10; bandwidth = "0" lets nothing go
+    "#);
+    insta::assert_snapshot!(said("[policy.p]\ntransfer = [\"monday 20:00-06:00\"]\n"), @r#"
+    /etc/coffre/coffre.toml:2:13: `monday` is not a day of the week
+      |
+    2 | transfer = ["monday 20:00-06:00"]
+      |             ^^^^^^^^^^^^^^^^^^^^
+    hint: did you mean `mon`?
+    "#);
+    insta::assert_snapshot!(said("[policy.p]\ntransfer = []\n"), @r#"
+    /etc/coffre/coffre.toml:2:12: `transfer` without a window: nothing would ever be transferred
+      |
+    2 | transfer = []
+      |            ^^
+    hint: leave `transfer` out to transfer at any time
+    "#);
+    insta::assert_snapshot!(said("[policy.p]\njitter = \"2d\"\n"), @r#"
+    /etc/coffre/coffre.toml:2:10: `jitter` is at least 0s and at most 12h, not 2d
+      |
+    2 | jitter = "2d"
+      |          ^^^^
+    "#);
+}
+
+#[test]
 fn an_unknown_key_is_shown_with_the_nearest() {
     insta::assert_snapshot!(said("[policy.daily]\nconsistency = \"crash\"\nshedule = \"daily 02:00\"\n"), @r#"
     /etc/coffre/coffre.toml:3:1: unknown key `shedule`
@@ -191,7 +244,7 @@ fn an_unknown_key_is_shown_with_the_nearest() {
       |
     2 | zzz = 1
       | ^^^
-    hint: known here: `state`, `run`, `cache`, `plugins`, `plugin-path`, `scripts`, `jobs`
+    hint: known here: `state`, `run`, `cache`, `plugins`, `plugin-path`, `scripts`, `jobs`, `disks`
     ");
     insta::assert_snapshot!(said("[vault.main]\nurl = \"x\"\nkey = { fil = \"k\" }\n"), @r#"
     /etc/coffre/coffre.toml:3:9: unknown key `fil`

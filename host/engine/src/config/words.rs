@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serializer;
 
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Window};
 
 /// What can be granted to a plugin; each is explained by `coffre plugin inspect` for the plugins that ask for it.
 pub const PLUGIN_GRANTS: &[&str] = &[
@@ -23,7 +23,7 @@ pub const PLUGIN_GRANTS: &[&str] = &[
 pub const HOOK_GRANTS: &[&str] = &["disk-read", "freeze", "process", "secret", "service", "storage-write"];
 
 /// What is wrong with a word, and what to do about it.
-pub(super) type Wrong = (String, Option<String>);
+pub(in crate::config) type Wrong = (String, Option<String>);
 
 const UNITS: &[(&str, u64)] = &[
     ("ms", 1),
@@ -103,6 +103,11 @@ pub fn shown_duration(value: Duration) -> String {
 /// When backups are due.
 pub(super) fn schedule(text: &str) -> Result<Schedule, Wrong> {
     Schedule::parse(text).map_err(|error| (error.to_string(), error.hint()))
+}
+
+/// When something may go, or others need the line.
+pub(super) fn window(text: &str) -> Result<Window, Wrong> {
+    Window::parse(text).map_err(|error| (error.to_string(), error.hint()))
 }
 
 /// A disk's id, or several: `*` stands for any run of characters, `?` for one.
@@ -237,6 +242,7 @@ mod tests {
         fn no_text_breaks_the_readers(text in ".{0,40}") {
             let _ = duration(&text);
             let _ = schedule(&text);
+            let _ = window(&text);
             let _ = grant_holes(&toml::Value::String(text));
         }
     }

@@ -153,11 +153,22 @@ pub(super) async fn pay_own(run: &mut Run<'_>, failure: Option<&JobError>) {
     if let Some(JobError::FateUnknown(_)) = failure {
         return;
     }
-    if let (Some(error), Some(session)) = (failure, owed.session) {
-        abort(run, session, &Chain(error).to_string()).await;
+    match (failure, owed.session) {
+        (Some(JobError::Cancelled), Some(_)) if run.deps.cancel.is_stopped() => leave(run).await,
+        (Some(error), Some(session)) => abort(run, session, &Chain(error).to_string()).await,
+        _ => {}
     }
     for id in &owed.snapshots {
         release(run, id).await;
+    }
+}
+
+/// The session stays owed: the next job goes on with it.
+async fn leave(run: &mut Run<'_>) {
+    if let Some(writer) = run.writer.clone()
+        && let Err(error) = writer.leave().await
+    {
+        tracing::debug!(job = run.id, error = %Chain(&error), "a session that was left had failed before");
     }
 }
 

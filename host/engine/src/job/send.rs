@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coffre_vault::{
-    BeginError, CommitError, Note, NoteLevel, Point, PointAttachment, SessionPlan, SessionWriter, WriteError,
+    BeginError, CommitError, Note, NoteLevel, Pace, Point, PointAttachment, SessionPlan, SessionWriter, WriteError,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -19,17 +19,21 @@ use super::snapshot::Taken;
 use crate::error_chain::Chain;
 use crate::journal::{Event, OwedSession};
 use crate::machine::DiskId;
+use crate::progress::Phase;
 use crate::provider;
 use crate::transfer::{self, DiskBase, DiskResult, DiskTransfer, TransferError, TransferPlan};
 
 /// How often a commit whose answer was lost is sent again before it is left to the next job.
 const COMMIT_ATTEMPTS: u32 = 3;
+/// How often it is looked whether the transfer may go on.
+const GATE_ASKED: Duration = Duration::from_secs(1);
 const COMMIT_PAUSE: Duration = Duration::from_secs(5);
 
 /// An open session and when it must be over.
 pub(super) struct Session {
     writer: SessionWriter,
     deadline: Instant,
+    pace: Option<Arc<dyn Pace>>,
 }
 
 /// What the transfer has put into the vault.
@@ -46,13 +50,18 @@ pub(super) struct Committed {
 
 /// Begins a session upon the base. One that a job which died has left is taken over: aborted once ours exists, its packs
 /// used again.
-pub(super) async fn begin(run: &mut Run<'_>, base: &Base, resumes: Option<Resumes>) -> Result<Session, JobError> {
+pub(super) async fn begin(
+    run: &mut Run<'_>,
+    base: &Base,
+    resumes: Option<Resumes>,
+    deadline: Instant,
+) -> Result<Session, JobError> {
     let vault = &run.deps.vault;
     let machine = vault.machine_or_create(&run.machine.name).await.map_err(begin_failed)?;
     let plan = SessionPlan {
         machine,
         bases: base.points(),
-        deadline: run.deps.clock.now() + run.policy.deadline,
+        deadline: run.deps.clock.now() + deadline.saturating_duration_since(Instant::now()),
         host: run.deps.host.clone(),
         resumes: resumes.as_ref().map(|resumes| resumes.session),
     };
@@ -69,10 +78,11 @@ pub(super) async fn begin(run: &mut Run<'_>, base: &Base, resumes: Option<Resume
         };
         resumes.journal.append(run.deps.clock.now(), over)?;
     }
-    Ok(Session {
-        writer,
-        deadline: Instant::now() + run.policy.deadline,
-    })
+    let pace = run.deps.gate.pace();
+    if let Some(pace) = &pace {
+        writer.pace_by(pace.clone());
+    }
+    Ok(Session { writer, deadline, pace })
 }
 
 fn begin_failed(error: BeginError) -> JobError {
@@ -103,28 +113,39 @@ pub(super) async fn transfer(
         });
     }
     let stop = Arc::new(AtomicBool::new(false));
+    let paused = Arc::new(AtomicBool::new(!run.deps.gate.is_open()));
     let plan = TransferPlan {
         vault: run.deps.vault.clone(),
         writer: session.writer.clone(),
         machine: run.machine.name.clone(),
         cache_folder: run.deps.config.coffre.cache.clone(),
         disks,
+        disks_at_once: run.deps.config.coffre.disks.get(),
         cancel: stop.clone(),
+        paused: paused.clone(),
     };
     let runtime = tokio::runtime::Handle::current();
     let mut work = tokio::task::spawn_blocking(move || transfer::run(plan, &runtime));
     let mut deadline_passed = false;
+    // Packs that wait for their share of the line would hold up the end.
+    let end = || {
+        stop.store(true, Ordering::Relaxed);
+        if let Some(pace) = &session.pace {
+            pace.let_go();
+        }
+    };
     let ended = tokio::select! {
         ended = &mut work => ended,
         () = run.deps.cancel.cancelled() => {
-            stop.store(true, Ordering::Relaxed);
+            end();
             work.await
         }
         () = sleep_until(session.deadline) => {
             deadline_passed = true;
-            stop.store(true, Ordering::Relaxed);
+            end();
             work.await
         }
+        () = pause_and_go_on(run, &paused) => work.await,
     };
     let results = match ended {
         Ok(Ok(results)) => results,
@@ -139,6 +160,24 @@ pub(super) async fn transfer(
     tell_what_was_healed(run, &results)?;
     let attachments = store_attachments(session, taken).await?;
     Ok(Sent { results, attachments })
+}
+
+/// Pauses the transfer while the gate is closed. Never ends.
+async fn pause_and_go_on(run: &Run<'_>, paused: &AtomicBool) {
+    let mut was_open = true;
+    loop {
+        let open = run.deps.gate.is_open();
+        paused.store(!open, Ordering::Relaxed);
+        if open != was_open {
+            match open {
+                true => run.deps.progress.enter(Phase::Transfer),
+                false => run.deps.progress.step("paused until its window opens"),
+            }
+            tracing::info!(job = run.id, open, "the window of the transfer has changed");
+            was_open = open;
+        }
+        sleep(GATE_ASKED).await;
+    }
 }
 
 /// Damage that stopped a transfer is recorded, with what else of the base's maps cannot be read, so that the next session

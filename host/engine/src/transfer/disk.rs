@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
+use std::time::Duration;
 
 use coffre_vault::map::{Leaf, MapError, MapReader, MapRoot};
 use coffre_vault::{ChunkHasher, ChunkId, ChunkReader, ComparedHow, Encoder, SessionWriter, Suspects, Vault};
@@ -18,7 +19,7 @@ use super::heal::{self, Mend};
 use super::plan;
 use super::segment::{Segment, SegmentDone, Work};
 use super::work;
-use super::{DISKS_AT_ONCE, DiskBase, DiskCounters, DiskResult, DiskTransfer, KeepDigests, TransferError};
+use super::{DiskBase, DiskCounters, DiskResult, DiskTransfer, KeepDigests, TransferError};
 use crate::digest::{BaseDigests, DigestBinding, NewDigests, digest_path};
 use crate::error_chain::Chain;
 use crate::machine::DiskId;
@@ -29,6 +30,8 @@ use crate::source::DiskSource;
 const TRACKED_READERS: usize = 8;
 /// A scan reads in order, where the kernel reads ahead.
 const SCAN_READERS: usize = 1;
+/// How often a reader that is paused looks whether it may go on.
+const PAUSED_ASKED: Duration = Duration::from_millis(200);
 /// Leaves of a base kept for the workers that look at the same one.
 const LEAVES_KEPT: usize = 16;
 
@@ -45,6 +48,9 @@ pub struct Shared {
     pub buffers: Buffers,
     /// Asked from outside to stop.
     pub cancel: Arc<AtomicBool>,
+    /// Asked from outside to wait.
+    pub paused: Arc<AtomicBool>,
+    pub disks_at_once: usize,
     /// Another disk failed.
     pub failed: AtomicBool,
 }
@@ -52,6 +58,13 @@ pub struct Shared {
 impl Shared {
     pub fn should_stop(&self) -> bool {
         self.cancel.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Blocks while nothing may travel.
+    pub fn wait_while_paused(&self) {
+        while self.paused.load(Ordering::Relaxed) && !self.should_stop() {
+            std::thread::sleep(PAUSED_ASKED);
+        }
     }
 }
 
@@ -175,7 +188,7 @@ pub enum Message {
     Failed(TransferError),
 }
 
-/// Transfers all disks, at most [`DISKS_AT_ONCE`] at a time; results in the order given.
+/// Transfers all disks, so many at a time; results in the order given.
 pub fn run_all(
     shared: &Arc<Shared>,
     work: &Sender<Work>,
@@ -191,7 +204,7 @@ pub fn run_all(
     let results = Mutex::new(Vec::with_capacity(count));
     let first_error = Mutex::new(None);
     std::thread::scope(|scope| {
-        for _ in 0..count.min(DISKS_AT_ONCE) {
+        for _ in 0..count.min(shared.disks_at_once) {
             scope.spawn(|| {
                 while let Ok((position, disk)) = next.recv() {
                     if shared.should_stop() {

@@ -49,6 +49,10 @@ pub struct TransferPlan {
     pub disks: Vec<DiskTransfer>,
     /// Set from outside to stop early; the transfer then ends with [`TransferError::Cancelled`].
     pub cancel: Arc<AtomicBool>,
+    /// How many disks are read at the same time; at most [`DISKS_AT_ONCE`].
+    pub disks_at_once: usize,
+    /// Set from outside while nothing may travel. What was read already still goes: four packs at most.
+    pub paused: Arc<AtomicBool>,
 }
 
 /// One disk to transfer.
@@ -192,6 +196,8 @@ pub fn run(plan: TransferPlan, handle: &tokio::runtime::Handle) -> Result<Vec<Di
         cache_folder,
         disks,
         cancel,
+        disks_at_once,
+        paused,
     } = plan;
     let suspects = handle
         .block_on(writer.suspects())
@@ -206,6 +212,8 @@ pub fn run(plan: TransferPlan, handle: &tokio::runtime::Handle) -> Result<Vec<Di
         handle: handle.clone(),
         buffers: buffer::Buffers::new(),
         cancel,
+        paused,
+        disks_at_once: disks_at_once.clamp(1, DISKS_AT_ONCE),
         failed: AtomicBool::new(false),
     });
     // Segments that are read and wait for a worker hold buffers, which bound them already.

@@ -20,6 +20,7 @@ const WHOLE_BLOCKS: u32 = 6;
 
 /// Reads what the plan asks for into the segment's buffer. Past the disk's end there are zeroes.
 pub fn read(run: &DiskRun, mut segment: Segment) -> Result<Segment, TransferError> {
+    run.shared.wait_while_paused();
     let start_bytes = segment.start_bytes();
     let Some(buffer) = &mut segment.buffer else {
         return Ok(segment);

@@ -220,6 +220,8 @@ impl Harness {
             cache_folder: self.digests(),
             disks,
             cancel: Arc::new(AtomicBool::new(false)),
+            disks_at_once: transfer::DISKS_AT_ONCE,
+            paused: Arc::new(AtomicBool::new(false)),
         };
         transfer::run(plan, self.runtime.handle()).map(|results| (results, writer))
     }

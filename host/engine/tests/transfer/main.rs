@@ -252,6 +252,8 @@ fn a_cancelled_transfer_ends_soon() {
         cache_folder,
         disks: vec![disk],
         cancel,
+        disks_at_once: transfer::DISKS_AT_ONCE,
+        paused: Arc::default(),
     };
     assert!(matches!(
         transfer::run(plan, harness.runtime.handle()),

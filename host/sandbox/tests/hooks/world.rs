@@ -176,6 +176,7 @@ impl World {
             clock: Arc::new(SystemClock),
             progress: Progress::new(),
             cancel: Cancel::new(),
+            gate: Arc::new(coffre_engine::OpenGate::default()),
             host: "test".to_owned(),
             notes: Vec::new(),
         };

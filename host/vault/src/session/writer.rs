@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ use crate::ids::{ChunkId, MachineNumber, SessionNumber};
 use crate::index::{Found, PackSet};
 use crate::object::{ObjectType, PackKey};
 use crate::offload::offload;
+use crate::pace::Pace;
 use crate::pack::{
     Acquired, CHUNK_LIMIT_BYTES, CHUNKS_LIMIT, ChunkKind, Encoder, PackBuilder, PackHolder, PackListing, encode_piece,
 };
@@ -57,6 +58,8 @@ pub(super) struct Shared {
     sent: Mutex<Sent>,
     /// Held while a pack's parity is made.
     parity: tokio::sync::Mutex<()>,
+    /// What packs ask before they go. None: they go.
+    pace: OnceLock<Arc<dyn Pace>>,
     failure: Mutex<Option<WriteError>>,
     /// Set together with `failure`, so that looking is cheap.
     failed: AtomicBool,
@@ -160,6 +163,7 @@ impl SessionWriter {
             tasks: Mutex::default(),
             sent: Mutex::new(sent),
             parity: tokio::sync::Mutex::new(()),
+            pace: OnceLock::new(),
             failure: Mutex::default(),
             failed: AtomicBool::new(false),
             new_chunks: AtomicU64::new(0),
@@ -180,6 +184,12 @@ impl SessionWriter {
 
     pub fn number(&self) -> SessionNumber {
         self.shared.number
+    }
+
+    /// From now on every pack asks `pace` before it goes. Said once, before the first chunk.
+    pub fn pace_by(&self, pace: Arc<dyn Pace>) {
+        // A second one would change nothing, which is as good.
+        let _ = self.shared.pace.set(pace);
     }
 
     /// Asks whether the vault has a chunk. `New` is said once per id and session: who hears it must put the chunk.
@@ -285,6 +295,17 @@ impl SessionWriter {
 
     /// Gives the session up. Nothing is deleted; what was sent is there for a session that resumes this one.
     pub async fn abort(&self, reason: &str) -> Result<(), super::CommitError> {
+        self.end().await?;
+        super::abort(&self.shared.vault, self.shared.machine, self.shared.number, reason).await
+    }
+
+    /// Leaves the session undecided, for one that resumes it: waits for the packs that are on their way, and takes nothing
+    /// more. Until then, or until its deadline, no clean-up touches what it has sent.
+    pub async fn leave(&self) -> Result<(), WriteError> {
+        self.end().await
+    }
+
+    async fn end(&self) -> Result<(), WriteError> {
         let ended = self.shared.off_runtime(|shared| {
             let mut open = shared.open.lock();
             open.over = true;
@@ -293,7 +314,7 @@ impl SessionWriter {
         });
         ended.await?;
         self.shared.finish_tasks().await;
-        super::abort(&self.shared.vault, self.shared.machine, self.shared.number, reason).await
+        Ok(())
     }
 }
 
@@ -422,6 +443,9 @@ impl Shared {
             let bytes = made.len() as u64;
             self.vault.store.create(&object, made).await.map_err(failed)?;
             self.stored_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        if let Some(pace) = self.pace.get() {
+            pace.admit(u64::from(size_bytes)).await;
         }
         self.vault
             .store

@@ -9,6 +9,7 @@ mod config;
 mod connect;
 mod error;
 mod local;
+mod paced;
 
 use std::fs::File;
 use std::io;
@@ -25,6 +26,7 @@ use jiff::Timestamp;
 use object_store::path::Path as ObjectPath;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::pace::Pace;
 use crate::parity::Parity;
 
 pub use config::{SecretText, StoreConfig, StoreOptions};
@@ -122,6 +124,14 @@ impl Store {
     pub fn through(self, wrap: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
         Self {
             inner: wrap(self.inner),
+            ..self
+        }
+    }
+
+    /// The same place, where every request asks `pace` first.
+    pub fn paced(self, pace: Arc<dyn Pace>) -> Self {
+        Self {
+            inner: Arc::new(paced::PacedStore::new(self.inner, pace)),
             ..self
         }
     }

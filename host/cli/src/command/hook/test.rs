@@ -17,7 +17,7 @@ use coffre_engine::journal::JobRecord;
 use coffre_engine::progress::{Cancel, Progress};
 use coffre_engine::rehearsal::{Fault, FaultyHook, FaultyProvider};
 use coffre_engine::state::State;
-use coffre_engine::{HookRunner, SnapshotProvider};
+use coffre_engine::{HookRunner, OpenGate, SnapshotProvider};
 use coffre_guard::Guard;
 use coffre_vault::Vault;
 
@@ -112,7 +112,13 @@ impl Test<'_> {
                 let catalog = plugins::catalog(config, &self.guard)?;
                 let machine = config.machine(&self.machine.name)?;
                 let parts = Parts::load(config, &catalog, &self.guard, machine).await?;
-                parts.into_deps(config.clone(), vault.clone(), Progress::new(), Cancel::new())
+                parts.into_deps(
+                    config.clone(),
+                    vault.clone(),
+                    Progress::new(),
+                    Cancel::new(),
+                    Arc::new(OpenGate::default()),
+                )
             }
         };
         Ok(JobDeps {

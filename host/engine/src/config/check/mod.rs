@@ -3,6 +3,7 @@
 mod code;
 mod reach;
 mod told;
+mod transfer;
 mod vault;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::config::model::{
 use crate::config::raw;
 use crate::config::words::{self, Pattern, Wrong};
 use crate::machine::{Consistency, OsFamily};
+use crate::transfer::DISKS_AT_ONCE;
 
 const STATE: &str = "/var/lib/coffre/state";
 const CACHE: &str = "/var/cache/coffre";
@@ -29,6 +31,8 @@ const PLUGINS: &str = "/etc/coffre/plugins.d";
 const FREEZE_AT_MOST: Duration = Duration::from_secs(10);
 /// How long applications may be held in all; people notice a database that answers nobody for a minute.
 const HOLD_AT_MOST: Duration = Duration::from_secs(60);
+/// An outage of an evening is ridden out; after it, the next due time is near.
+const RETRY_WITHIN: Duration = Duration::from_secs(6 * 3600);
 const DEADLINE: Duration = Duration::from_secs(24 * 3600);
 
 type Result<T> = std::result::Result<T, ConfigError>;
@@ -39,6 +43,7 @@ pub(in crate::config) fn config(file: &Path, content: &str) -> Result<Config> {
     let raw: raw::File = checker.read()?;
 
     let coffre = checker.folders(raw.coffre)?;
+    let transfer = checker.transfer(raw.transfer)?;
     let vaults = checker.tables(raw.vault, "vault", |name, table, span| checker.vault(name, table, span))?;
     let policies = checker.tables(raw.policy, "policy", |name, table, _| checker.policy(name, table))?;
     let ssh = checker.tables(raw.ssh, "host", |name, table, span| checker.ssh(name, table, span))?;
@@ -61,6 +66,7 @@ pub(in crate::config) fn config(file: &Path, content: &str) -> Result<Config> {
     Ok(Config {
         file: file.to_owned(),
         coffre,
+        transfer,
         vaults,
         policies,
         machines,
@@ -177,11 +183,13 @@ impl<'a> Checker<'a> {
 
     fn folders(&self, raw: raw::Coffre) -> Result<Folders> {
         let or = |path: Option<PathBuf>, default: &str| path.unwrap_or_else(|| PathBuf::from(default));
-        let jobs = match raw.jobs {
-            None => NonZeroUsize::MIN,
-            Some(jobs) => NonZeroUsize::new(*jobs.get_ref() as usize)
-                .filter(|jobs| jobs.get() <= 64)
-                .ok_or_else(|| self.wrong(jobs.span(), "`jobs` is at least 1 and at most 64", None))?,
+        let at_once = |count: &Option<Spanned<u32>>, what: &str, most: usize, default: usize| {
+            let Some(count) = count else {
+                return Ok(NonZeroUsize::new(default).unwrap_or(NonZeroUsize::MIN));
+            };
+            NonZeroUsize::new(*count.get_ref() as usize)
+                .filter(|count| count.get() <= most)
+                .ok_or_else(|| self.wrong(count.span(), format!("`{what}` is at least 1 and at most {most}"), None))
         };
         let plugin_path = raw
             .plugin_path
@@ -193,7 +201,8 @@ impl<'a> Checker<'a> {
             plugins: or(self.optional_path(&raw.plugins)?, PLUGINS),
             plugin_path: plugin_path.transpose()?,
             scripts: self.optional_path(&raw.scripts)?.unwrap_or_else(|| self.folder.clone()),
-            jobs,
+            jobs: at_once(&raw.jobs, "jobs", 64, 1)?,
+            disks: at_once(&raw.disks, "disks", DISKS_AT_ONCE, DISKS_AT_ONCE)?,
         })
     }
 
@@ -225,6 +234,15 @@ impl<'a> Checker<'a> {
         Ok(PolicyConfig {
             name,
             schedule,
+            jitter: match &raw.jitter {
+                Some(word) => self.word(word, |text| words::duration_within(text, "`jitter`", "0s", "12h"))?,
+                None => Duration::ZERO,
+            },
+            retry_within: match &raw.retry_within {
+                Some(word) => self.word(word, |text| words::duration_within(text, "`retry-within`", "0s", "7d"))?,
+                None => RETRY_WITHIN,
+            },
+            transfer: self.windows(raw.transfer)?,
             consistency,
             accept,
             keep,
@@ -372,6 +390,9 @@ impl Default for PolicyConfig {
         Self {
             name: "default".to_owned(),
             schedule: None,
+            jitter: Duration::ZERO,
+            retry_within: RETRY_WITHIN,
+            transfer: Vec::new(),
             consistency: None,
             accept: Consistency::Crash,
             keep: None,

@@ -4,6 +4,7 @@
 mod crash;
 mod failure;
 mod freeze;
+mod gate;
 mod order;
 mod points;
 mod rehearsal;

@@ -209,6 +209,7 @@ impl World {
             clock: Arc::new(SystemClock),
             progress: Progress::new(),
             cancel: Cancel::new(),
+            gate: Arc::new(crate::OpenGate::default()),
             host: "test".to_owned(),
             notes: Vec::new(),
         }
