@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -11,12 +12,16 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::args::{Global, LogFormat};
 use crate::exit::Complaint;
+use crate::report::Report;
 use crate::screen;
+
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 const OURS: [&str; 4] = ["coffre", "coffre_engine", "coffre_sandbox", "coffre_vault"];
 
 /// Starts logging: `COFFRE_LOG`, else `RUST_LOG`, else what `-v` and `-q` say.
 pub fn start(global: &Global) -> anyhow::Result<()> {
+    let _ = FORMAT.set(global.log_format);
     let filter = match said_by_environment() {
         Some((name, text)) => EnvFilter::try_new(&text).map_err(|error| {
             Complaint::usage(
@@ -52,6 +57,25 @@ pub fn start(global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A line of a service about what it does: on stderr for people, an event for programs.
+pub fn say(text: &str) {
+    match FORMAT.get() {
+        None | Some(LogFormat::Text) => screen::note(text),
+        Some(LogFormat::Json | LogFormat::Journald) => tracing::info!("{text}"),
+    }
+}
+
+/// What went wrong and the service goes on from, likewise. `about` stands before the message.
+pub fn complain(about: &str, report: &Report) {
+    match FORMAT.get() {
+        None | Some(LogFormat::Text) => screen::above(report.render_for(about, false).as_bytes()),
+        Some(LogFormat::Json | LogFormat::Journald) => {
+            let (causes, hints) = (report.causes.join(": "), report.hints.join("; "));
+            tracing::error!(causes, hints, "{about}{}", report.message);
+        }
+    }
+}
+
 fn said_by_environment() -> Option<(&'static str, String)> {
     ["COFFRE_LOG", "RUST_LOG"].into_iter().find_map(|name| {
         std::env::var(name)
@@ -76,6 +100,10 @@ fn by_flags(global: &Global) -> String {
     if global.verbose == 0 {
         // What a job finds worth a warning stands in its result, which is shown when it ends.
         filter.push_str(",coffre_engine::job=error");
+    }
+    if global.log_format != LogFormat::Text && global.verbose == 0 && !global.quiet {
+        // What a service says of itself is an event then.
+        filter.push_str(",coffre::log=info");
     }
     filter
 }
@@ -133,5 +161,59 @@ impl Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         screen::above(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl<'a> MakeWriter<'a> for Kept {
+        type Writer = Self;
+
+        fn make_writer(&'a self) -> Self {
+            self.clone()
+        }
+    }
+
+    #[test]
+    fn every_line_for_journald_has_its_priority() {
+        let kept = Kept::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(kept.clone())
+            .with_ansi(false)
+            .with_max_level(Level::TRACE)
+            .event_format(WithPriority)
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!(job = "20261123T020000-1f3a", "no room\nhint: make some");
+            tracing::warn!("careful");
+            tracing::info!("begun");
+            tracing::debug!("detail");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        insta::assert_snapshot!(text, @r#"
+        <3>no room
+        <3>hint: make some job="20261123T020000-1f3a"
+        <4>careful
+        <6>begun
+        <7>detail
+        "#);
     }
 }

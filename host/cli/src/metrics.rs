@@ -20,7 +20,6 @@ use prometheus_client::registry::Registry;
 
 use crate::tell;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "the service serves"))]
 pub use serve::serve;
 
 type Labels = Vec<(&'static str, String)>;

@@ -17,8 +17,11 @@ use coffre_engine::news::news;
 use coffre_engine::state::State;
 use coffre_engine::status::MachineStatus;
 use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::command::status::Look;
+use crate::metrics;
 
 pub use message::Message;
 
@@ -26,6 +29,8 @@ pub use message::Message;
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// Pings are as exact as this.
 const TICK: Duration = Duration::from_secs(1);
+/// An address that was taken may be free again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(10);
 /// A channel that fails is left alone for so long at first, doubled up to the limit: a mail server that is down needs no
 /// thousand connections.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
@@ -129,17 +134,74 @@ impl Teller {
     }
 }
 
-/// Tells for as long as the service runs; it ends by being dropped. `config` is asked anew each time, since the service may have
-/// read another one.
-#[cfg_attr(not(test), expect(dead_code, reason = "the service tells"))]
-pub async fn run(config: impl Fn() -> Arc<Config>) -> anyhow::Result<()> {
-    let mut teller = Teller::new()?;
+/// Whom the service tells while it runs: channels, and those who fetch metrics. It ends by being dropped.
+pub struct Telling {
+    config: watch::Sender<Arc<Config>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Telling {
+    pub fn start(config: Arc<Config>) -> anyhow::Result<Self> {
+        let (config, configs) = watch::channel(config);
+        let tasks = [
+            tokio::spawn(tell_on(Teller::new()?, configs.clone())),
+            tokio::spawn(serve_on(configs)),
+        ];
+        Ok(Self { config, tasks })
+    }
+
+    /// The service has read another configuration.
+    pub fn reload(&self, config: Arc<Config>) {
+        self.config.send_replace(config);
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// Serves metrics where the configuration says, also when it says another address later. That an address is taken is no reason
+/// to back nothing up.
+async fn serve_on(mut configs: watch::Receiver<Arc<Config>>) {
+    loop {
+        let listen = |config: &Config| config.metrics.as_ref().map(|metrics| metrics.listen);
+        let address = listen(&configs.borrow_and_update());
+        let current = configs.clone();
+        let moved = async { configs.wait_for(|config| listen(config) != address).await.map(drop) };
+        let Some(address) = address else {
+            if moved.await.is_err() {
+                return;
+            }
+            continue;
+        };
+        tokio::select! {
+            moved = moved => {
+                if moved.is_err() {
+                    return;
+                }
+            }
+            served = metrics::serve(address, move || current.borrow().clone()) => {
+                if let Err(error) = served {
+                    tracing::error!("{error:#}");
+                }
+                tokio::time::sleep(LISTEN_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Tells channels for as long as it is let.
+async fn tell_on(mut teller: Teller, configs: watch::Receiver<Arc<Config>>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looked: Option<Instant> = None;
     loop {
         ticks.tick().await;
-        let config = config();
+        let config = configs.borrow().clone();
         teller.ping(&config).await;
         if config.notify.is_empty() || looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
             continue;

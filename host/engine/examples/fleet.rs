@@ -75,7 +75,7 @@ fn configuration(folder: &Path, machines: usize) -> String {
 
 /// Thirty days of points; now and then something went wrong.
 fn fill(book: &Book, machine: &str, number: usize, points: i64, now: Timestamp) {
-    let late = if number % 97 == 0 { 3 * 24 } else { 0 };
+    let late = if number.is_multiple_of(97) { 3 * 24 } else { 0 };
     let point = |age: i64| Point {
         machine: machine.to_owned(),
         number: SessionNumber((points - age) as u32),
@@ -108,7 +108,7 @@ fn fill(book: &Book, machine: &str, number: usize, points: i64, now: Timestamp) 
         error: None,
     };
     book.write_turn(machine, &turn).expect("a turn is written");
-    if number % 50 == 0 {
+    if number.is_multiple_of(50) {
         let attempt = Attempt {
             machine: machine.to_owned(),
             vault: Some("main".to_owned()),

@@ -116,6 +116,7 @@ fn the_package_installs_works_and_is_purged_without_a_trace() {
         "usr/bin/coffre-guard",
         "usr/share/coffre/plugins/image.wasm",
         "usr/share/coffre/scripts/postgres.rhai",
+        "usr/lib/systemd/system/coffre.service",
         "usr/lib/systemd/system/coffre-guard.socket",
         "usr/lib/systemd/system/coffre-guard@.service",
         "usr/share/bash-completion/completions/coffre",

@@ -215,3 +215,84 @@ fn a_report_is_one_page_that_a_browser_shows_whole() {
     let rows = "[...document.querySelectorAll('svg.regions path')].map(path => path.getAttribute('d')).join('').match(/M\\d+ \\d+/g).join()";
     assert_eq!(browser.ask(rows).as_str().unwrap().matches(" 0").count(), 1, "{point}");
 }
+
+/// `coffre run`, which is asked to end when the test does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_service_tells_those_who_do_not_look() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let mut place = place();
+    let pager = place.path("pager");
+    let heard = place.path("heard");
+    fs::write(&pager, format!("#!/bin/sh\ncat >> {0}\necho >> {0}\n", heard.display())).unwrap();
+    fs::set_permissions(&pager, fs::Permissions::from_mode(0o700)).unwrap();
+    let tables = format!(
+        "[policy.yearly]\nschedule = \"cron 0 3 1 1 *\"\n[metrics]\nlisten = \"{address}\"\n\
+         [notify.pager]\nkind = \"command\"\ncommand = [\"{}\"]\n",
+        pager.display()
+    );
+    place.config = place
+        .config
+        .replace("hooks = [\"wait\"]\n", "hooks = [\"wait\"]\npolicy = \"yearly\"\n");
+    let place = place.with(&tables);
+
+    let log = place.path("log");
+    let mut command = place.command(&["run", "--log-format", "json"]);
+    command.stderr(fs::File::create(&log).unwrap()).stdout(Stdio::null());
+    let service = Running(command.spawn().unwrap());
+    let topics = || -> Vec<String> {
+        let text = fs::read_to_string(&heard).unwrap_or_default();
+        let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let news = messages.flat_map(|message| message["news"].as_array().cloned().unwrap_or_default());
+        news.map(|one| one["topic"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let wait_for = |wanted: &[&str]| {
+        let started = Instant::now();
+        while topics() != wanted {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "{:?}\n{}",
+                topics(),
+                fs::read_to_string(&log).unwrap()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    wait_for(&["not-safe"]);
+    // Somebody backs it up by hand, in another process: the service hears of it.
+    place.run(&["backup", "web01"]).expect(0);
+    wait_for(&["not-safe", "recovered"]);
+
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    std::io::Write::write_all(
+        &mut stream,
+        b"GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n",
+    )
+    .unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    for line in [
+        "HTTP/1.1 200 OK",
+        "coffre_machine_level{machine=\"web01\"} 0.0",
+        "coffre_jobs_total{machine=\"web01\",outcome=\"done\"} 1",
+    ] {
+        assert!(answer.contains(line), "{line} is not in {answer}");
+    }
+    drop(service);
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("with a schedule"), "{log}");
+    for line in log.lines() {
+        serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    }
+}

@@ -29,10 +29,12 @@ use tokio::sync::{Semaphore, broadcast, mpsc};
 use crate::args::Global;
 use crate::backing::Backing;
 use crate::exit::{Complaint, Exit};
+use crate::log::{complain, say};
 use crate::output::{count, time};
 use crate::progress::Style;
 use crate::report::Report;
-use crate::{book, left_behind, screen, wire};
+use crate::tell::Telling;
+use crate::{book, left_behind, wire};
 use file::ConfigFile;
 pub use gate::WindowGate;
 use gate::Windows;
@@ -78,6 +80,8 @@ struct Service {
     outbox: mpsc::Sender<Message>,
     inbox: mpsc::Receiver<Message>,
     events: broadcast::Sender<Happened>,
+    /// Those who do not look.
+    telling: Telling,
     file: ConfigFile,
     stopping: bool,
     _lock: coffre_engine::state::SchedulerLock,
@@ -109,6 +113,7 @@ impl Service {
             outbox,
             inbox,
             events: broadcast::channel(EVENTS_KEPT).0,
+            telling: Telling::start(config)?,
             file,
             stopping: false,
             _lock: lock,
@@ -266,7 +271,7 @@ impl Service {
             Err(_) if outcome == Outcome::Cancelled => say(&format!("{machine}: cancelled, no point was written")),
             Err(_) => {
                 if let Some(report) = &report {
-                    screen::above(report.render_for(&format!("{machine}: "), false).as_bytes());
+                    complain(&format!("{machine}: "), report);
                 }
             }
         }
@@ -290,7 +295,7 @@ impl Service {
             }
             Some(Err(error)) => {
                 let about = format!("{machine}: what its policy keeps no longer: ");
-                screen::above(Report::new(&error).render_for(&about, false).as_bytes());
+                complain(&about, &Report::new(&error));
             }
             _ => {}
         }
@@ -331,7 +336,7 @@ impl Service {
             Err(error) => {
                 let report = Report::new(&error);
                 let about = "the old configuration stays: ";
-                screen::above(report.render_for(about, false).as_bytes());
+                complain(about, &report);
                 self.tell(Happened::Refused {
                     why: format!("{error:#}"),
                 });
@@ -355,6 +360,7 @@ impl Service {
         self.backing = Arc::new(backing);
         self.backing.pacer.reload(config.transfer.clone());
         self.windows.reload(&config);
+        self.telling.reload(config.clone());
         let accounts = self
             .scheduler
             .reload(scheduler::plans(&config), places(&config), self.clock.now());
@@ -432,7 +438,7 @@ async fn look_into_vaults(backing: &Backing, book: &Book, machines: &[&str]) {
             .await
             .with_context(|| format!("look for points in vault `{vault}`"))
         {
-            screen::above(Report::new(&error).render(false).as_bytes());
+            complain("", &Report::new(&error));
         }
     }
 }
@@ -441,9 +447,4 @@ async fn look_into_vaults(backing: &Backing, book: &Book, machines: &[&str]) {
 fn places(config: &Config) -> Places {
     let jobs = config.coffre.jobs.get();
     Places::new(jobs, jobs)
-}
-
-/// A line of the service's log.
-fn say(text: &str) {
-    screen::note(text);
 }

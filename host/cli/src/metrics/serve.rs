@@ -25,7 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 4;
 
 /// Answers `GET /metrics` until it is dropped. `config` is asked anew at each visit.
-#[cfg_attr(not(test), expect(dead_code, reason = "the service serves"))]
 pub async fn serve(
     address: SocketAddr,
     config: impl Fn() -> Arc<Config> + Send + Sync + 'static,

@@ -244,10 +244,7 @@ async fn a_ping_goes_out_again_and_again_and_hears_no_news() {
         folder.path(),
         &format!("[notify.alive]\nkind = \"ping\"\nurl = \"{url}/3f1c\"\nevery = \"1s\"\n"),
     ));
-    let telling = tokio::spawn(run({
-        let config = config.clone();
-        move || config.clone()
-    }));
+    let telling = Telling::start(config.clone()).unwrap();
     let started = Instant::now();
     while heard.lock().unwrap().len() < 3 {
         assert!(
@@ -257,7 +254,7 @@ async fn a_ping_goes_out_again_and_again_and_hears_no_news() {
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    telling.abort();
+    drop(telling);
     assert!(
         started.elapsed() > Duration::from_millis(1500),
         "no more often than asked"
@@ -280,19 +277,33 @@ async fn a_ping_goes_out_again_and_again_and_hears_no_news() {
 #[tokio::test]
 async fn metrics_are_served_on_loopback_and_nothing_else_is() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Arc::new(config(folder.path(), "[machine.web01]\nprovider = \"image\"\n"));
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let serving = tokio::spawn(crate::metrics::serve(address, move || config.clone()));
+    let free = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let listening = |address| {
+        let lines = format!("[machine.web01]\nprovider = \"image\"\n[metrics]\nlisten = \"{address}\"\n");
+        Arc::new(config(folder.path(), &lines))
+    };
+    let (first, address) = (free(), free());
+    let telling = Telling::start(listening(first)).unwrap();
     let client = reqwest::Client::new();
-    let started = Instant::now();
-    let answer = loop {
-        match client.get(format!("http://{address}/metrics")).send().await {
-            Ok(answer) => break answer,
-            Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error}"),
+    let ask = async |address| {
+        let started = Instant::now();
+        loop {
+            match client.get(format!("http://{address}/metrics")).send().await {
+                Ok(answer) => break answer,
+                Err(error) => assert!(started.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
+    assert_eq!(ask(first).await.status(), 200);
+    // The configuration that is read later says another address.
+    telling.reload(listening(address));
+    let answer = ask(address).await;
+    let before = client.get(format!("http://{first}/metrics")).send().await;
+    assert!(before.is_err(), "nobody is there any more");
     assert_eq!(answer.status(), 200);
     assert!(
         answer.headers()["content-type"]
@@ -306,5 +317,4 @@ async fn metrics_are_served_on_loopback_and_nothing_else_is() {
     assert_eq!(elsewhere.status(), 404);
     let posted = client.post(format!("http://{address}/metrics")).send().await.unwrap();
     assert_eq!(posted.status(), 405);
-    serving.abort();
 }

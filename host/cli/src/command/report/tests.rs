@@ -34,7 +34,7 @@ fn changed_regions(number: u64, seed: u64) -> String {
         match region {
             0..4 => 3,
             _ if (log..log + 5).contains(&region) => 9 + noise(number + region) % 7,
-            _ if noise(seed + region * 977 + number * 31) % 17 == 0 => 1 + noise(region) % 6,
+            _ if noise(seed + region * 977 + number * 31).is_multiple_of(17) => 1 + noise(region) % 6,
             _ => 0,
         }
     };

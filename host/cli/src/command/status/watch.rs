@@ -111,11 +111,7 @@ fn frame(machines: &[MachineStatus], now: Timestamp, rows_there: usize, columns:
 fn bar(disk: &coffre_engine::progress::DiskView) -> String {
     const WIDTH: u64 = 24;
     let done = disk.read_bytes.min(disk.to_read_bytes);
-    let full = if disk.to_read_bytes == 0 {
-        0
-    } else {
-        done * WIDTH / disk.to_read_bytes
-    };
+    let full = (done * WIDTH).checked_div(disk.to_read_bytes).unwrap_or(0);
     let line: String = (0..WIDTH).map(|at| if at < full { '#' } else { '.' }).collect();
     format!(
         "{:12} [{line}] {} of {}, changed {}, stored {}",
