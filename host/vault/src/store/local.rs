@@ -16,8 +16,13 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use rustix::fs::{Mode, OFlags, RawDir, open};
+use rustix::io::Errno;
 
 use crate::ids::parse_key;
+
+/// Of names at once: some two thousand.
+const NAMES_BYTES: usize = 64 * 1024;
 
 /// A folder of this host.
 #[derive(Debug)]
@@ -43,19 +48,32 @@ fn numbers_after(folder: PathBuf, register: &Path, after: &str) -> Result<Vec<Ob
         store: "LocalFileSystem",
         source: Box::new(source),
     };
-    let entries = match fs::read_dir(&folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
+    let opened = open(
+        &folder,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error.into())),
     };
+    // A register of an old vault has a hundred thousand names, and most are passed over: they are looked at where the kernel
+    // puts them.
+    let mut names = Vec::with_capacity(NAMES_BYTES);
+    let mut entries = RawDir::new(&opened, names.spare_capacity_mut());
     let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|name| *name > after && parse_key(name).is_some()) else {
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|error| failed(error.into()))?;
+        let name = entry.file_name().to_bytes();
+        if name <= after.as_bytes() {
+            continue;
+        }
+        let Some(name) = std::str::from_utf8(name).ok().filter(|name| parse_key(name).is_some()) else {
             continue;
         };
-        let metadata = entry.metadata().map_err(failed)?;
+        let path = folder.join(name);
+        let metadata = fs::symlink_metadata(path).map_err(failed)?;
         if metadata.is_file() {
             found.push(ObjectMeta {
                 location: register.clone().join(name),
