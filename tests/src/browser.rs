@@ -184,6 +184,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        // Asked, it ends with its helpers; killed, they would write into their profile a moment longer.
+        let asked = self.to.write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
+        for _ in 0..100 {
+            if asked.is_err() || !matches!(self.child.try_wait(), Ok(None)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
