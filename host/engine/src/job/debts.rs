@@ -153,6 +153,12 @@ pub(super) async fn pay_own(run: &mut Run<'_>, failure: Option<&JobError>) {
     if let Some(JobError::FateUnknown(_)) = failure {
         return;
     }
+    if failure.is_some()
+        && let Some(pace) = run.deps.gate.pace()
+    {
+        // Packs that wait for their share of the line would hold up the end.
+        pace.let_go();
+    }
     match (failure, owed.session) {
         (Some(JobError::Cancelled), Some(_)) if run.deps.cancel.is_stopped() => leave(run).await,
         (Some(error), Some(session)) => abort(run, session, &Chain(error).to_string()).await,

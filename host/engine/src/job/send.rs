@@ -130,9 +130,7 @@ pub(super) async fn transfer(
     // Packs that wait for their share of the line would hold up the end.
     let end = || {
         stop.store(true, Ordering::Relaxed);
-        if let Some(pace) = &session.pace {
-            pace.let_go();
-        }
+        let_go(session);
     };
     let ended = tokio::select! {
         ended = &mut work => ended,
@@ -160,6 +158,19 @@ pub(super) async fn transfer(
     tell_what_was_healed(run, &results)?;
     let attachments = store_attachments(session, taken).await?;
     Ok(Sent { results, attachments })
+}
+
+fn let_go(session: &Session) {
+    if let Some(pace) = &session.pace {
+        pace.let_go();
+    }
+}
+
+async fn wants_to_end(run: &Run<'_>, session: &Session) {
+    tokio::select! {
+        () = run.deps.cancel.cancelled() => {}
+        () = sleep_until(session.deadline) => {}
+    }
 }
 
 /// Pauses the transfer while the gate is closed. Never ends.
@@ -298,7 +309,17 @@ pub(super) async fn commit(
     let file = run.journal.commit_file(number);
     run.record(Event::Committing { session: number })?;
     let point = draft(run, taken, &sent.results, sent.attachments);
-    let mut answer = session.writer.commit(point, &file).await;
+    let mut answer = {
+        let mut committed = std::pin::pin!(session.writer.commit(point, &file));
+        // The last packs may wait for their share of the line. Whoever wants the job to end gets its end.
+        tokio::select! {
+            answer = &mut committed => answer,
+            () = wants_to_end(run, session) => {
+                let_go(session);
+                committed.await
+            }
+        }
+    };
     let mut attempt = 1;
     while let Err(error @ CommitError::Unknown(why)) = &answer {
         tracing::warn!(job = run.id, error = %Chain(error), attempt, "the answer to the commit was lost");

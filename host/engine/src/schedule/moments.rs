@@ -46,12 +46,9 @@ impl Moments {
             Self::Cron(cron) => cron.find_next_occurrence(&moment, false).ok(),
             Self::Days { which, minutes } => {
                 // The day before may reach into this one.
-                let days = walk(moment.date().yesterday().ok()?, 1.day());
-                let found = days.filter(|day| which.has(*day)).find_map(|day| {
-                    let moments = minutes.iter().filter_map(|minutes| at(day, *minutes));
-                    moments.into_iter().find(|found| *found > moment)
-                });
-                found
+                let days = walk(moment.date().yesterday().ok()?, 1.day()).filter(|day| which.has(*day));
+                let mut moments = days.flat_map(|day| minutes.iter().filter_map(move |minutes| at(day, *minutes)));
+                moments.find(|found| *found > moment)
             }
         }
     }
@@ -62,12 +59,10 @@ impl Moments {
             Self::Never => None,
             Self::Cron(cron) => cron.find_previous_occurrence(&moment, true).ok(),
             Self::Days { which, minutes } => {
-                let days = walk(moment.date(), -1.day());
-                let found = days.filter(|day| which.has(*day)).find_map(|day| {
-                    let moments = minutes.iter().rev().filter_map(|minutes| at(day, *minutes));
-                    moments.into_iter().find(|found| *found <= moment)
-                });
-                found
+                let days = walk(moment.date(), -1.day()).filter(|day| which.has(*day));
+                let mut moments =
+                    days.flat_map(|day| minutes.iter().rev().filter_map(move |minutes| at(day, *minutes)));
+                moments.find(|found| *found <= moment)
             }
         }
     }

@@ -10,14 +10,18 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::world::{HOOKS, MACHINE, World};
+use crate::clock::SystemClock;
+use crate::config::TransferConfig;
 use crate::gate::Gate;
 use crate::job::{BackupReport, JobDeps, JobError, JobView, backup};
 use crate::journal::{JobOutcome, JobRecord};
+use crate::pacer::{Caps, Pacer};
 use crate::progress::Phase;
 
 struct TestGate {
     passes: Semaphore,
     open: AtomicBool,
+    pace: Option<Arc<dyn Pace>>,
 }
 
 impl TestGate {
@@ -25,6 +29,7 @@ impl TestGate {
         Arc::new(Self {
             passes: Semaphore::new(passes),
             open: AtomicBool::new(open),
+            pace: None,
         })
     }
 }
@@ -40,7 +45,7 @@ impl Gate for TestGate {
     }
 
     fn pace(&self) -> Option<Arc<dyn Pace>> {
-        None
+        self.pace.clone()
     }
 }
 
@@ -160,4 +165,32 @@ async fn a_job_that_is_stopped_leaves_its_session_to_the_next_one() {
     world.assert_nothing_is_owed();
     world.assert_newest_is_now().await;
     assert!(vault.sessions_undecided(owed.machine).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_wants_a_job_to_end_does_not_wait_for_the_line() {
+    let world = World::new().await;
+    let nothing_goes = TransferConfig {
+        caps: Caps {
+            bytes: Some(0),
+            requests: None,
+        },
+        busy: Vec::new(),
+    };
+    let pacer = Pacer::new(nothing_goes, Arc::new(SystemClock));
+    let gate = Arc::new(TestGate {
+        passes: Semaphore::new(1),
+        open: AtomicBool::new(true),
+        pace: Some(pacer.share()),
+    });
+    let (deps, job) = started(&world, &gate).await;
+    until("committing", || deps.progress.phase() == Phase::Commit).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!job.is_finished());
+    deps.cancel.cancel();
+    // All that it needs was read; so near its end it makes its point.
+    let ended = tokio::time::timeout(Duration::from_secs(20), job).await;
+    ended.expect("it ends").unwrap().unwrap();
+    world.assert_newest_is_now().await;
+    world.assert_nothing_is_owed();
 }
