@@ -167,7 +167,7 @@ fn what_is_no_server_or_has_not_what_is_wanted_is_told() {
     let said = |bytes: Vec<u8>| open(bytes).err().unwrap().to_string();
     assert_eq!(said(b"SSH-2.0-OpenSSH_9.2".to_vec()), "what answers is no NBD server");
     assert_eq!(said(Vec::new()), "the server closed the connection");
-    let old = [GREETING.to_be_bytes(), 0x0042_0281_8612_53u64.to_be_bytes()].concat();
+    let old = [GREETING.to_be_bytes(), 0x0000_4202_8186_1253_u64.to_be_bytes()].concat();
     assert_eq!(said(old), "the server speaks an old form of NBD only");
     let until = |option: u32, last: Vec<u8>| {
         let greeting = greeting();
