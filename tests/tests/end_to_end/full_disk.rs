@@ -128,7 +128,12 @@ fn a_vault_that_is_full_from_any_write_on_keeps_what_it_has_and_goes_on_when_the
         machine.change();
         let before = machine.points().len();
         let struck = machine.run(&["backup", "web01"], std::slice::from_ref(strike));
-        assert!(struck.struck > 0, "{strike}");
+        if struck.struck == 0 {
+            // Two packs that go at once make their folder both, or one finds it made.
+            assert!(strike.verb == "mkdir" && strike.nth > 1, "{strike}");
+            struck.ran.expect(0);
+            continue;
+        }
         // A commit that could not be written is sent again by the next backup, which is asked for then.
         let code = if strike.object == "points" { 75 } else { 1 };
         struck.ran.refused(code, &told);
